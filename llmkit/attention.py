@@ -1,0 +1,77 @@
+"""Causal self-attention with grouped heads (arXiv 1706.03762, GQA: arXiv 2305.13245).
+
+    scores = q k^T / sqrt(D);   att = softmax(scores where allowed);   out = att v
+
+`attention` is the definition with everything in sight; `fused_attention` is the same function through PyTorch's fused
+kernel, and the one that the model runs. n_kv_head = n_head is MHA, 1 is MQA, between is GQA. With QK-norm (Qwen3), each
+head's query and key are RMS-normalised before RoPE, which bounds the scores.
+
+Shapes: B batch, T query time, S key time, C d_model, H query heads, K key/value heads, G = H/K, D head_dim.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from llmkit.config import ModelConfig
+from llmkit.positions import rotate
+
+
+def causal_mask(t: int, device=None) -> torch.Tensor:
+    """(T, T) bool, True where the query (row) may look at the key (column): at itself and before."""
+    return torch.ones(t, t, dtype=torch.bool, device=device).tril()
+
+
+def document_mask(doc_ids: torch.Tensor) -> torch.Tensor:
+    """(B, T) document numbers -> (B, 1, T, T) bool: causal, and only within one's own document.
+
+    Every token may see itself, so no row is empty. Positions need not restart with a document: RoPE feels only distances.
+    """
+    same = doc_ids[:, None, :, None] == doc_ids[:, None, None, :]  # (B, 1, T, T)
+    return same & causal_mask(doc_ids.shape[1], doc_ids.device)
+
+
+def attention(q, k, v, mask=None):
+    """The definition. q (B, H, T, D), k and v (B, K, S, D), mask bool broadcastable to (B, H, T, S), True = may look.
+
+    No mask means causal. Returns out (B, H, T, D) and att (B, H, T, S). A query that may look nowhere gets zeros, not NaN.
+    """
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)  # (B, H, S, D)
+    if mask is None:
+        mask = causal_mask(q.shape[2], q.device)
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, S)
+    att = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+    att = att.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
+    return att @ v, att
+
+
+def fused_attention(q, k, v, mask=None):
+    """`attention`'s out, by the fused kernel: never holds the (T, S) scores."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+
+
+class Attention(nn.Module):
+    """Attention with its projections: (B, T, C) -> (B, T, C). Query, key and value share one matrix product."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
+        heads = config.n_head + 2 * config.n_kv_head
+        self.qkv = nn.Linear(config.d_model, heads * config.head_dim, bias=False)  # rows: queries, keys, values
+        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.out = nn.Linear(config.n_head * config.head_dim, config.d_model, bias=False)
+
+    def forward(self, x, angles, mask=None, cache=None, layer=0):
+        B, T, _ = x.shape
+        heads = self.qkv(x).view(B, T, -1, self.head_dim)  # (B, T, H + 2K, D)
+        q, k, v = heads.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=2)
+        q, k = rotate(self.q_norm(q), *angles), rotate(self.k_norm(k), *angles)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T, D)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)  # (B, K, S, D)
+        out = fused_attention(q, k, v, mask)  # (B, H, T, D)
+        return self.out(out.transpose(1, 2).reshape(B, T, -1))
