@@ -1,0 +1,91 @@
+"""pip and uv made readable: run them, show one short line a package, and turn a failure into a sentence."""
+import queue
+import re
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+HEARTBEAT_S = 15
+CAUSES = (  # pattern in the output, sentence; certificates before the network, whose words their errors repeat
+    (r"No space left on device|not enough space|Errno 28",
+     "the disk is full. Free a few GB and start again; what is already installed is kept"),
+    (r"Permission denied|Errno 13|Access is denied",
+     "a file could not be written. Close other programs that use the course's .venv, check that its folder is yours, "
+     "and start again"),
+    (r"CERTIFICATE_VERIFY_FAILED|SSLError",
+     "pip does not trust the network's certificate. Behind a company's proxy, set PIP_CERT to its certificate file "
+     "and start again"),
+    (r"NewConnectionError|NameResolutionError|name resolution|Failed to establish|Network is unreachable|ConnectTimeout"
+     r"|ReadTimeout|Read timed out|ProxyError|Connection refused|Connection reset|Max retries",
+     "the network cannot be reached, and {missing} not installed yet. Connect (behind a proxy, set HTTPS_PROXY) and "
+     "start again; it goes on where it stopped, and once all is installed nothing needs the network"),
+    (r"BadZipFile|DO NOT MATCH THE HASHES|invalid wheel|IncompleteRead|incomplete-download|Connection broken",
+     "a download arrived damaged. Start again; it goes on where it stopped"),
+    (r"No matching distribution found for",
+     "{missing} not offered for this Python and platform. Try Python 3.12 from python.org, or use the course in "
+     "Google Colab"),
+)
+WHEEL = r"(\S+?)(?:-(?:py|cp)\d\S*\.whl|\.tar\.gz)"  # name-version of a distribution's file
+
+
+def run(command: list[str], variables: dict[str, str], log: Path) -> tuple[int, str]:
+    """Run pip or uv, print condensed progress, append everything to `log`; returns (exit status, output)."""
+    process = subprocess.Popen(
+        command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, encoding="utf-8", errors="replace",
+    )
+    lines: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
+    output, started = [], time.monotonic()
+    try:
+        while (line := _next_line(lines, started)) is not None:
+            output.append(line)
+            if short := condense(line):
+                print("  " + short, flush=True)
+        return process.wait(), "".join(output)
+    finally:
+        process.kill()
+        process.wait()
+        with log.open("a", encoding="utf-8") as file:
+            file.write(" ".join(command) + "\n" + "".join(output))
+
+
+def condense(line: str) -> str | None:
+    """One line of pip's or uv's output as a learner wants to see it, or None for what is of no use."""
+    line = line.strip()
+    if match := re.match(rf"Downloading {WHEEL} \(([\d.]+ ?[kMG]i?B)\)", line):
+        return f"downloading {match[1]} ({match[2]})"
+    if match := re.match(r"Downloading ([\w.-]+) \(([\d.]+ ?[kMG]i?B)\)$", line):  # uv
+        return f"downloading {match[1]} ({match[2]})"
+    if match := re.match(rf"(?:Using cached|Processing) (?:\S*[/\\])?{WHEEL}(?!\S)", line):
+        return f"found {match[1]} on this machine"
+    if line.startswith("Installing collected packages:"):
+        count = line.count(",") + 1
+        return "installing 1 package" if count == 1 else f"installing {count} packages; this takes a minute or two"
+    return None
+
+
+def explain(output: str, log: Path) -> str:
+    """A sentence for the output of a failed installation."""
+    absent = re.findall(r"No matching distribution found for ([\w.-]+)", output)
+    words = f"{absent[0]} is" if absent else "some packages are"
+    for pattern, sentence in CAUSES:
+        if re.search(pattern, output):
+            return f"{sentence.format(missing=words)}. (Details: {log})"
+    last = [line for line in output.splitlines() if line.strip()][-1:] or ["no output"]
+    return f"installing failed: {last[0].strip()} (All of it: {log}.) Start again; it goes on where it stopped."
+
+
+def _pump(stream, lines: queue.Queue) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
+
+
+def _next_line(lines: queue.Queue, started: float) -> str | None:
+    while True:
+        try:
+            return lines.get(timeout=HEARTBEAT_S)
+        except queue.Empty:
+            print(f"  ... still at work after {time.monotonic() - started:.0f} s", flush=True)
