@@ -8,7 +8,7 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmkit.tokenizer import SPECIAL_TOKENS, Merge, Tokenizer, learn_merges, learn_merges_naive
@@ -16,8 +16,6 @@ from llmkit.tokenizer import SPECIAL_TOKENS, Merge, Tokenizer, learn_merges, lea
 TEXTS = list(topics.values())[:12]
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]))  # any text but lone surrogates
 NEAR_MISSES = st.text("ab é'  \n\t1２.,\u00a0…\u0558\U0001f600")  # where the pattern has to decide; U+0558 is new
-
-patient = settings(deadline=None)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +37,6 @@ def test_runs_count_every_place_but_merge_without_overlap():
     assert merges == [("aa", 4), ("\u0100a", 1), ("\u0100\u0101", 1)]
 
 
-@patient
 @given(st.dictionaries(st.text("abc", min_size=1), st.integers(1, 3), min_size=1))
 def test_incremental_training_equals_recounting(words):
     assert learn_merges(Counter(words), 30) == learn_merges_naive(Counter(words), 30)
@@ -60,7 +57,6 @@ def test_one_long_pre_token_trains_in_linear_time_per_merge():
     assert len(Tokenizer.train([word], 300).merges) == 300 - 265
 
 
-@patient
 @given(UNICODE | NEAR_MISSES)
 @example("\ufeffa\r\n\x1c\x85 b'c 'd ''e\u200d")
 def test_text_survives_and_the_fast_way_equals_the_definition(tokenizer, text):
@@ -78,13 +74,11 @@ def test_characters_of_all_planes_survive_and_are_cut_as_the_definition_cuts_the
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@patient
 @given(st.binary() | st.lists(st.sampled_from([b"the", b" a", "é".encode(), b"\xff", b"\xed\xa0\x80"])).map(b"".join))
 def test_any_bytes_survive(tokenizer, data):
     assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data
 
 
-@patient
 @given(UNICODE | NEAR_MISSES, UNICODE | NEAR_MISSES)
 def test_every_pre_token_but_the_last_is_settled(tokenizer, text, more):
     settled = tokenizer.pre_tokens(text)[:-1]
@@ -103,7 +97,6 @@ def test_a_million_white_spaces(tokenizer):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@patient
 @given(st.lists(st.sampled_from(SPECIAL_TOKENS) | NEAR_MISSES).map("".join))
 def test_text_cannot_forge_a_special_token(tokenizer, text):
     specials = set(tokenizer.special_tokens.values())

@@ -6,7 +6,7 @@ from pydoc_data.topics import topics
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
@@ -68,7 +68,6 @@ def test_merges_equal_the_rust_library_where_almost_all_is_a_tie(seed):
     assert_same_merges(Tokenizer.train(texts, 400), train_rust(texts, 400))
 
 
-@settings(deadline=None)
 @given(ASSIGNED_EVERYWHERE)
 def test_ids_equal_the_rust_library(tokenizer, rust, text):
     assert [printed(tokenizer, id) for id in tokenizer.encode(text)] == rust.encode(text).tokens
@@ -78,7 +77,6 @@ def test_ids_equal_the_rust_library_on_the_reference(tokenizer, rust):
     assert [printed(tokenizer, id) for id in tokenizer.encode(REFERENCE)] == rust.encode(REFERENCE).tokens
 
 
-@settings(deadline=None)
 @given(ASSIGNED_EVERYWHERE)
 def test_the_definition_equals_tiktoken_on_exported_ranks(tokenizer, text):
     assert tokenizer.encode_plain(text) == tokenizer.to_tiktoken().encode_ordinary(text)
