@@ -1,0 +1,185 @@
+"""JupyterLab in headless Chromium, started as the launcher does it: a lesson runs, shows a picture, and stays offline.
+
+The page's requests to other hosts are aborted and listed; those of the server and the kernel are refused by the network
+block, which each notebook proves by ending with the canary's cells.
+"""
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from course import lab
+from course.env import Environment
+from course.testing import NETBLOCK, ROOT, offline_environment
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+LESSONS = ["00_start.ipynb"]
+FAILURES = ROOT / "work" / "browser"  # ignored by git
+HERE = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:")
+WAIT_S = 180
+CHROMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+OUTPUT = ".jp-CodeCell .jp-OutputArea-output"
+STDERR = f"{OUTPUT}[data-mime-type='application/vnd.jupyter.stderr']"  # JupyterLab shows exceptions as such, too
+EXCEPTION = re.compile(r"Traceback \(most recent call last\)|^\w+(Error|Exception)\b", re.MULTILINE)
+
+
+@dataclass
+class Server:
+    url: str
+    token: str
+    folder: Path  # where notebooks are put, and where kernels start
+    log: Path
+
+    def kernel_is_ready(self) -> bool:
+        """Whether a kernel is idle with a page connected: before that, Run All opens a dialog."""
+        request = urllib.request.Request(f"{self.url}/api/sessions", headers={"Authorization": f"token {self.token}"})
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            kernels = [session["kernel"] for session in json.load(reply)]
+        return any(kernel["execution_state"] == "idle" and kernel["connections"] for kernel in kernels)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    repo, state = tmp_path_factory.mktemp("repo"), tmp_path_factory.mktemp("state")
+    folder = repo / "work" / "lessons"
+    folder.mkdir(parents=True)
+    tracker = state / "settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
+    tracker.parent.mkdir(parents=True)
+    tracker.write_text('{"windowingMode": "none"}')  # cells out of sight stay on the page
+    lab.write_settings(Path(sys.prefix))
+    port, token = lab.free_port(), secrets.token_hex()
+    extra = ["--no-browser", f"--IdentityProvider.token={token}", "--ServerApp.port_retries=0"]
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    command = [sys.executable, *lab.command(Environment(repo), port, is_root, extra)[1:]]
+    own_state = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
+                 "IPYTHONDIR": "ipython", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "spaces"}
+    environment = offline_environment() | {name: str(state / value) for name, value in own_state.items()}
+    log = state / "server.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, cwd=repo, env=environment | {"JUPYTER_PREFER_ENV_PATH": "1"},
+                                   stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        wait_for_answer(f"http://localhost:{port}/api", process, log)
+        yield Server(f"http://localhost:{port}", token, folder, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def wait_for_answer(url, process, log):
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            return urllib.request.urlopen(url, timeout=5).close()
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"JupyterLab did not come up:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMES)), None)
+    if not found:
+        pytest.skip("no Chromium on this machine: install one, or name it in the environment variable CHROMIUM")
+    with playwright.sync_playwright() as api:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        yield api.chromium.launch(executable_path=found, args=options)
+
+
+@dataclass
+class Seen:
+    errors: list[str]  # exceptions shown below cells
+    pictures: int  # images in outputs that the browser could draw
+    left: list[str]  # addresses of requests that would have left the machine
+
+
+def run_all(browser, server, name, notebook) -> Seen:
+    """Open a notebook in JupyterLab, run all its cells, and say what the page showed."""
+    nbformat.write(notebook, server.folder / name)
+    context = browser.new_context(viewport={"width": 1200, "height": 1500}, service_workers="block")
+    page, left = context.new_page(), []
+
+    def guard(route):
+        if HERE.match(route.request.url):
+            return route.continue_()
+        left.append(route.request.url)
+        route.abort()
+
+    context.route("**/*", guard)
+    page.on("websocket", lambda socket: HERE.match(socket.url) or left.append(socket.url))
+    try:
+        page.goto(f"{server.url}/lab/tree/work/lessons/{name}?reset&token={server.token}")
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=WAIT_S * 1000)
+        wait_until(page, server.kernel_is_ready, "an idle kernel")
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=WAIT_S * 1000)
+        page.locator("li.lm-MenuBar-item", has_text="Run").first.click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        wait_until(page, lambda: has_run(page, notebook), "end of the last cell")
+        page.wait_for_load_state("networkidle")
+        pictures = page.locator(f"{OUTPUT} img").evaluate_all("all => all.filter(one => one.naturalWidth > 0).length")
+        return Seen(exceptions(page), pictures, left)
+    except Exception:
+        FAILURES.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=FAILURES / f"{Path(name).stem}.png")
+        raise
+    finally:
+        context.close()
+
+
+def exceptions(page) -> list[str]:
+    return [text for text in page.locator(STDERR).all_inner_texts() if EXCEPTION.search(text)]
+
+
+def has_run(page, notebook) -> bool:
+    """Whether every code cell that is not empty has its number, or one has failed, which stops the others."""
+    prompts = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").all_inner_texts()
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    return bool(exceptions(page)) or sum(bool(re.search(r"\d", prompt)) for prompt in prompts) == len(cells)
+
+
+def wait_until(page, condition, what):
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {WAIT_S} s"
+        page.wait_for_timeout(200)  # not time.sleep, which would hold up the page's requests
+
+
+def with_canary(notebook):
+    """The notebook without its stored outputs, ended by the canary's cells."""
+    canary = nbformat.read(NETBLOCK / "canary.ipynb", as_version=4)
+    cells = [*notebook.cells, *canary.cells]
+    for cell in cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    return new_notebook(cells=cells, metadata=canary.metadata)
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_runs_shows_a_picture_and_stays_offline(browser, server, name):
+    seen = run_all(browser, server, name, with_canary(nbformat.read(ROOT / "lessons" / name, as_version=4)))
+    assert seen.errors == [] and seen.left == [] and seen.pictures > 0
+    assert "network block" not in server.log.read_text()  # what the server itself tried
+
+
+def test_this_check_sees_an_exception_and_a_page_that_calls_out(browser, server):
+    outside = "http://192.0.2.1/tracker.png"
+    seen = run_all(browser, server, "bad.ipynb", with_canary(new_notebook(cells=[
+        new_code_cell(f"from IPython.display import HTML\nHTML('<img src=\"{outside}\">')"),
+        new_markdown_cell("not a cell that runs"), new_code_cell("1 / 0")])))
+    assert [error for error in seen.errors if "ZeroDivisionError" in error] and seen.left == [outside]
+    assert seen.pictures == 0
