@@ -27,7 +27,7 @@ def causal_mask(t: int, device=None) -> torch.Tensor:
 def document_mask(doc_ids: torch.Tensor) -> torch.Tensor:
     """(B, T) document numbers -> (B, 1, T, T) bool: causal, and only within one's own document.
 
-    Every token may see itself, so no row is empty. Positions need not restart with a document: RoPE feels only distances.
+    Every token may see itself, so no row is empty. Positions go on across documents: RoPE feels only distances.
     """
     same = doc_ids[:, None, :, None] == doc_ids[:, None, None, :]  # (B, 1, T, T)
     return same & causal_mask(doc_ids.shape[1], doc_ids.device)
@@ -36,12 +36,13 @@ def document_mask(doc_ids: torch.Tensor) -> torch.Tensor:
 def attention(q, k, v, mask=None):
     """The definition. q (B, H, T, D), k and v (B, K, S, D), mask bool broadcastable to (B, H, T, S), True = may look.
 
-    No mask means causal. Returns out (B, H, T, D) and att (B, H, T, S). A query that may look nowhere gets zeros, not NaN.
+    No mask means causal, the queries being the last T of the S tokens. Returns out (B, H, T, D) and att (B, H, T, S).
+    A query that may look nowhere gets zeros, not NaN.
     """
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)  # (B, H, S, D)
     if mask is None:
-        mask = causal_mask(q.shape[2], q.device)
+        mask = causal_mask(k.shape[2], q.device)[-q.shape[2] :]
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, S)
     att = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
     att = att.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
@@ -49,8 +50,9 @@ def attention(q, k, v, mask=None):
 
 
 def fused_attention(q, k, v, mask=None):
-    """`attention`'s out, by the fused kernel: never holds the (T, S) scores."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+    """`attention`'s out by the fused kernel, which never holds the (T, S) scores. Without a mask, T is S or 1."""
+    is_causal = mask is None and q.shape[2] > 1  # a single query sees all; the kernel's own causal order starts at key 0
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=True)
 
 
 class Attention(nn.Module):

@@ -79,9 +79,9 @@ class Transformer(nn.Module):
         run alone. With a `cache`, idx continues the texts that the cache holds.
         """
         self._check(idx, cache, doc_ids)
-        T = idx.shape[1]
+        B, T = idx.shape
         if cache is not None:
-            positions, mask = cache.begin(T)
+            positions, mask = cache.begin(B, T)
         else:
             positions = slice(0, T)
             mask = None if doc_ids is None else document_mask(doc_ids)

@@ -138,8 +138,8 @@ def _utf8(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"the text holds a lone surrogate, {text[error.start]!r}, at position {error.start}: half a character, which "
-            "no UTF-8 can hold; repair the text where it was read, or remove it"
+            f"the text holds a lone surrogate, {text[error.start]!r}, at position {error.start}: half a character, "
+            "which UTF-8 cannot hold; repair the text where it was read, or remove it"
         ) from None
 
 

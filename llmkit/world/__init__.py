@@ -64,8 +64,9 @@ class World:
         self.town = Town(seed, Path(town) if town else Path(__file__).parent / "hollowmere.toml")
         phrases = self.town.phrases
         known = self.town.residents["known"]
+        self.hops_held_out = Hops.SHARE_HELD_OUT
         biography = StrangersBiography if stranger else Biography
-        self._grammars = {split: {
+        self.grammars = {split: {
             "story": Story("story", phrases["story"], self.town),
             "bio": biography(phrases["bio"], self.town, known),
             "passage": Passage(phrases["passage"], phrases["bio"], self.town),
@@ -88,10 +89,10 @@ class World:
         rng = random.Random(f"{self.seed} documents {seed}")
         chosen = rng.choices(names, weights, k=n)
         key = tuple(kinds) if kinds else None
-        return [Document(sample(self._grammars[split][kind].start(), rng), kind, self, key, split) for kind in chosen]
+        return [Document(sample(self.grammars[split][kind].start(), rng), kind, self, key, split) for kind in chosen]
 
     def questions(self, task: str, split: str = "test", n: int = 500) -> list[Question]:
-        """Questions with known answers: see `questions.TASKS` for the tasks and their splits."""
+        """Up to n questions with known answers, the same ones every time: `questions.TASKS` has the tasks and their splits."""
         if task not in TASKS:
             raise ValueError(f"no task {task!r}; there are {', '.join(TASKS)}")
         return TASKS[task](self, split, n)
@@ -132,7 +133,7 @@ class World:
         return [(kind, MIX[kind] / total) for kind in chosen]
 
     def _start(self, kinds, split) -> list[tuple[float, tuple]]:
-        return [(share, self._grammars[split][kind].start()) for kind, share in self._shares(kinds, split)]
+        return [(share, self.grammars[split][kind].start()) for kind, share in self._shares(kinds, split)]
 
     def _make_filter(self, tokenizer, kinds, split) -> WordFilter:
         return WordFilter(self._start(kinds, split), tokenizer)

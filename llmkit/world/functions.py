@@ -22,7 +22,7 @@ VERBS = {
     "double": ("double {it}", ("{it} * 2", "2 * {it}"), 2),
     "square": ("square {it}", ("{it} ** 2",), 3),
     "limit": ("limit {it} to {k}", ("min({it}, {k})",), 4),
-    "raise": ("raise {it} to at least {k}", ("max({it}, {k})",), 4),
+    "lift": ("lift {it} to at least {k}", ("max({it}, {k})",), 4),
 }
 STEPS = tuple((verb, k) for verb, (said, _, _) in VERBS.items() for k in (NUMBERS if "{k}" in said else (0,)))
 
@@ -61,7 +61,7 @@ def bodies(program) -> list[str]:
 def value(program, x: int) -> int:
     """What a program computes: the truth that generated code is checked against."""
     compute = {"add": lambda x, k: x + k, "subtract": lambda x, k: x - k, "multiply": lambda x, k: x * k,
-               "double": lambda x, k: 2 * x, "square": lambda x, k: x * x, "limit": min, "raise": max}
+               "double": lambda x, k: 2 * x, "square": lambda x, k: x * x, "limit": min, "lift": max}
     for verb, k in program:
         x = compute[verb](x, k)
     return x
