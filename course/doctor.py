@@ -98,7 +98,7 @@ def gpu(driver: str | None, imports: dict | None) -> Finding:
 def network(reached: bool | None, ready: bool) -> Finding:
     if reached:
         return Finding("ok", "network", "pip reaches its packages")
-    what = f"pip gets no answer within {machine.NETWORK_S} s" if reached is False else "not checked, this Python has no pip"
+    what = "not checked, this Python has no pip" if reached is None else "pip gets no answer"
     if ready:
         return Finding("ok", "network", f"{what}; all is installed and nothing needs it")
     return Finding("warning", "network", f"{what}; the first start needs it: connect, behind a proxy set HTTPS_PROXY")

@@ -16,7 +16,6 @@ SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {
         "fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True,
     },
-    "@jupyterlab/extensionmanager-extension:plugin": {"enabled": False},
 }
 
 
@@ -42,7 +41,8 @@ def command(env: Environment, port: int, is_root: bool, extra: list[str]) -> lis
     url = "/lab/tree/" + lessons[0].relative_to(env.repo).as_posix() if lessons else "/lab"
     root = ["--allow-root"] if is_root else []
     return [str(env.python), "-m", "jupyterlab", f"--ServerApp.root_dir={env.repo}", "--ServerApp.ip=localhost",
-            f"--ServerApp.port={port}", f"--LabApp.default_url={url}", *root, *extra]
+            f"--ServerApp.port={port}", f"--LabApp.default_url={url}", "--LabApp.extension_manager=readonly",
+            *root, *extra]
 
 
 def free_port(first: int = FIRST_PORT, tries: int = 100) -> int:

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-HEARTBEAT_S = 15
+HEARTBEAT_S = 10
 CAUSES = (  # pattern in the output, sentence; certificates before the network, whose words their errors repeat
     (r"No space left on device|not enough space|Errno 28",
      "the disk is full. Free a few GB and start again; what is already installed is kept"),
@@ -26,7 +26,6 @@ CAUSES = (  # pattern in the output, sentence; certificates before the network, 
      "{missing} not offered for this Python and platform. Try Python 3.12 from python.org, or use the course in "
      "Google Colab"),
 )
-WHEEL = r"(\S+?)(?:-(?:py|cp)\d\S*\.whl|\.tar\.gz)"  # name-version of a distribution's file
 
 
 def run(command: list[str], variables: dict[str, str], log: Path) -> tuple[int, str]:
@@ -37,12 +36,16 @@ def run(command: list[str], variables: dict[str, str], log: Path) -> tuple[int, 
     )
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
-    output, started = [], time.monotonic()
+    output, started, shown = [], time.monotonic(), time.monotonic()
     try:
-        while (line := _next_line(lines, started)) is not None:
+        while (line := _next_line(lines)) is not None:
             output.append(line)
-            if short := condense(line):
+            short = condense(line)
+            if not short and time.monotonic() - shown > HEARTBEAT_S:
+                short = f"... still at work after {time.monotonic() - started:.0f} s"
+            if short:
                 print("  " + short, flush=True)
+                shown = time.monotonic()
         return process.wait(), "".join(output)
     finally:
         process.kill()
@@ -52,14 +55,10 @@ def run(command: list[str], variables: dict[str, str], log: Path) -> tuple[int, 
 
 
 def condense(line: str) -> str | None:
-    """One line of pip's or uv's output as a learner wants to see it, or None for what is of no use."""
+    """One line of pip's or uv's output as a learner wants to see it, or None: small and cached files go unnamed."""
     line = line.strip()
-    if match := re.match(rf"Downloading {WHEEL} \(([\d.]+ ?[kMG]i?B)\)", line):
+    if match := re.match(r"Downloading (\S+?)(?:-(?:py|cp)\d\S*\.whl|\.tar\.gz)? \(([\d.]+ ?[MG]i?B)\)", line):
         return f"downloading {match[1]} ({match[2]})"
-    if match := re.match(r"Downloading ([\w.-]+) \(([\d.]+ ?[kMG]i?B)\)$", line):  # uv
-        return f"downloading {match[1]} ({match[2]})"
-    if match := re.match(rf"(?:Using cached|Processing) (?:\S*[/\\])?{WHEEL}(?!\S)", line):
-        return f"found {match[1]} on this machine"
     if line.startswith("Installing collected packages:"):
         count = line.count(",") + 1
         return "installing 1 package" if count == 1 else f"installing {count} packages; this takes a minute or two"
@@ -83,9 +82,9 @@ def _pump(stream, lines: queue.Queue) -> None:
     lines.put(None)
 
 
-def _next_line(lines: queue.Queue, started: float) -> str | None:
-    while True:
-        try:
-            return lines.get(timeout=HEARTBEAT_S)
-        except queue.Empty:
-            print(f"  ... still at work after {time.monotonic() - started:.0f} s", flush=True)
+def _next_line(lines: queue.Queue) -> str | None:
+    """The next line, or an empty one when the process has been silent for a while."""
+    try:
+        return lines.get(timeout=HEARTBEAT_S)
+    except queue.Empty:
+        return ""
