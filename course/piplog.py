@@ -35,7 +35,8 @@ def run(command: list[str], variables: dict[str, str], log: Path) -> tuple[int, 
         text=True, encoding="utf-8", errors="replace",
     )
     lines: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
+    reader = threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True)
+    reader.start()
     output, started, shown = [], time.monotonic(), time.monotonic()
     try:
         while (line := _next_line(lines)) is not None:
@@ -50,6 +51,7 @@ def run(command: list[str], variables: dict[str, str], log: Path) -> tuple[int, 
     finally:
         process.kill()
         process.wait()
+        reader.join(timeout=5)  # a grandchild may still hold the pipe
         with log.open("a", encoding="utf-8") as file:
             file.write(" ".join(command) + "\n" + "".join(output))
 
@@ -77,8 +79,9 @@ def explain(output: str, log: Path) -> str:
 
 
 def _pump(stream, lines: queue.Queue) -> None:
-    for line in stream:
-        lines.put(line)
+    with stream:
+        for line in stream:
+            lines.put(line)
     lines.put(None)
 
 
