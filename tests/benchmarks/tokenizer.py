@@ -22,7 +22,11 @@ def seconds(run) -> float:
 
 def compare(task: str, ours, peer: str, theirs, limit: float) -> None:
     ours(), theirs()
-    rounds = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
+    rounds = []
+    for turn in range(ROUNDS):  # who goes first alternates
+        first, second = (ours, theirs) if turn % 2 else (theirs, ours)
+        times = seconds(first), seconds(second)
+        rounds.append(times if turn % 2 else times[::-1])
     mine, other = (statistics.median(times) for times in zip(*rounds, strict=True))
     ratio = statistics.median(a / b for a, b in rounds)
     print(f"{task:<9} llmkit {mine * 1e3:6.1f} ms   {peer} {other * 1e3:6.1f} ms   ratio {ratio:.2f} (at most {limit})")
