@@ -36,7 +36,7 @@ def document_mask(doc_ids: torch.Tensor) -> torch.Tensor:
 def attention(q, k, v, mask=None):
     """The definition. q (B, H, T, D), k and v (B, K, S, D), mask bool broadcastable to (B, H, T, S), True = may look.
 
-    No mask means causal, the queries being the last T of the S tokens. Returns out (B, H, T, D) and att (B, H, T, S).
+    No mask means causal, the queries being the last T of S tokens. Returns out (B, H, T, D) and att (B, H, T, S).
     A query that may look nowhere gets zeros, not NaN.
     """
     groups = q.shape[1] // k.shape[1]
@@ -51,7 +51,7 @@ def attention(q, k, v, mask=None):
 
 def fused_attention(q, k, v, mask=None):
     """`attention`'s out by the fused kernel, which never holds the (T, S) scores. Without a mask, T is S or 1."""
-    is_causal = mask is None and q.shape[2] > 1  # a single query sees all; the kernel's own causal order starts at key 0
+    is_causal = mask is None and q.shape[2] > 1  # a single query sees all: the kernel would count it as the first
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=True)
 
 

@@ -1,9 +1,9 @@
 """The KV cache: keys and values of the text so far, so that a new token costs one token's work.
 
-Contiguous: two preallocated tensors a layer; slot s of a row holds the token at position s. Rows may differ in length:
-prefill right-padded prompts, then `truncate(lengths)`; what lies beyond a row's length is masked, and overwritten as the
-row grows. The model is handed the cache and calls `begin` once a forward pass and `append` once a layer; the cache alone
-knows lengths and positions. It is for inference: what it returns carries no gradient.
+Contiguous: two preallocated tensors a layer; slot s of a row holds the token at position s. Rows may differ in
+length: prefill right-padded prompts, then `truncate(lengths)`; what lies beyond a row's length is masked, and
+overwritten as the row grows. The model is handed the cache and calls `begin` once a forward pass and `append` once a
+layer; the cache alone knows lengths and positions. It is for inference: what it returns carries no gradient.
 
 Shapes: B batch, T new tokens, S tokens in the longest row, S_max room, K key/value heads, D head_dim, L layers.
 """
@@ -64,6 +64,7 @@ class KVCache:
     def truncate(self, lengths):
         """Forget what lies beyond each row's length: after a padded prefill, or to take tokens back."""
         lengths = [int(n) for n in lengths]
-        if len(lengths) != len(self.lengths) or not all(0 <= n <= held for n, held in zip(lengths, self.lengths, strict=True)):
+        held = self.lengths
+        if len(lengths) != len(held) or any(not 0 <= n <= m for n, m in zip(lengths, held, strict=True)):
             raise ValueError(f"lengths {lengths} must be one per row, each at most what the row holds: {self.lengths}")
         self.lengths = lengths

@@ -58,7 +58,9 @@ class ModelConfig:
 
 PRESETS = {
     # about 0.2 M parameters: tests, and drafts for speculative decoding
-    "nano": dict(vocab_size=512, context_length=128, n_layer=4, n_head=4, n_kv_head=2, d_model=64, head_dim=16, d_ff=176),
+    "nano": dict(
+        vocab_size=512, context_length=128, n_layer=4, n_head=4, n_kv_head=2, d_model=64, head_dim=16, d_ff=176
+    ),
     # 0.8 M: trains live in a lesson
     "tiny": dict(
         vocab_size=512, context_length=256, n_layer=4, n_head=4, n_kv_head=2, d_model=128, head_dim=32, d_ff=352

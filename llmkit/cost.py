@@ -1,0 +1,95 @@
+"""What a model costs, from its config alone: parameters, floating-point operations, bytes.
+
+A multiply-add is 2 FLOPs. A token's forward pass costs 2 for every parameter that multiplies it, and in each layer
+4 H D for every key that its query sees (2 for q.k, 2 for att.v):
+
+    forward(token)  = 2 N + 4 L H D S        training(token) = 3 x forward: the backward pass costs twice the forward
+
+N counts the matrices, lm_head once (tied or not). The embedding lookup, norms, softmax, RoPE and the like are not
+counted. S is the number of keys really seen: a causal text of T tokens sees (T + 1)/2 on average. PaLM's utilisation (arXiv 2204.02311, appendix B) counts S = T; ours is the stricter.
+
+Shapes: B batch, T time, S keys, C d_model, H heads, K KV heads, D head_dim, F d_ff, V vocab, L layers.
+"""
+
+from dataclasses import dataclass
+
+from llmkit.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameter counts by part; `lm_head` is 0 when it is tied to the embedding."""
+
+    embedding: int
+    attention: int
+    mlp: int
+    norms: int
+    lm_head: int
+    matmul: int  # N of the formulas: what multiplies each token
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.attention + self.mlp + self.norms + self.lm_head
+
+
+def parameters(config: ModelConfig) -> Parameters:
+    """Exactly the model's parameters: `total` is the sum of numel() over model.parameters()."""
+    c = config
+    vocab_matrix = c.vocab_size * c.d_model
+    attention = c.n_layer * c.d_model * c.head_dim * (2 * c.n_head + 2 * c.n_kv_head)  # q, out; k, v
+    mlp = c.n_layer * 3 * c.d_model * c.d_ff  # gate, up, down
+    norms = c.n_layer * (2 * c.d_model + 2 * c.head_dim * c.qk_norm) + c.d_model
+    lm_head = 0 if c.tie_embeddings else vocab_matrix
+    return Parameters(vocab_matrix, attention, mlp, norms, lm_head, matmul=attention + mlp + vocab_matrix)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations, by where they go."""
+
+    matmul: int
+    attention: int
+
+    @property
+    def total(self) -> int:
+        return self.matmul + self.attention
+
+
+def forward_flops(config: ModelConfig, t: int, past: int = 0) -> Flops:
+    """FLOPs of the forward pass over `t` tokens of one text whose first `past` tokens are already cached."""
+    keys_seen = t * past + t * (t + 1) // 2
+    return Flops(
+        matmul=2 * parameters(config).matmul * t,
+        attention=4 * config.n_layer * config.n_head * config.head_dim * keys_seen,
+    )
+
+
+def training_flops(config: ModelConfig, t: int) -> Flops:
+    """FLOPs of forward and backward over one text of `t` tokens; divide by `t` for a token's: 6 N + 6 L H D (t + 1)."""
+    forward = forward_flops(config, t)
+    return Flops(matmul=3 * forward.matmul, attention=3 * forward.attention)
+
+
+def kv_cache_bytes(config: ModelConfig, batch_size: int, length: int, bytes_per_number: int = 4) -> int:
+    """Bytes that the keys and values of `batch_size` texts of `length` tokens take."""
+    return 2 * config.n_layer * batch_size * config.n_kv_head * length * config.head_dim * bytes_per_number
+
+
+def decode_bytes(config: ModelConfig, batch_size: int, length: int, bytes_per_number: int = 4) -> int:
+    """Bytes that one decoding step must at least read: every matrix once, and the cache. Over the machine's memory
+    bandwidth this is the shortest possible time of a step."""
+    return parameters(config).matmul * bytes_per_number + kv_cache_bytes(config, batch_size, length, bytes_per_number)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a training step, by what holds them."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations

@@ -1,0 +1,66 @@
+"""attention: the definition against a hand-derived case, and the fused kernel against the definition."""
+
+import math
+
+import pytest
+import torch
+
+from llmkit.attention import attention, causal_mask, document_mask, fused_attention
+
+
+def qkv(b=2, h=4, k=2, t=7, s=7, d=8, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return (torch.randn(b, n, m, d, generator=g, dtype=torch.float64) for n, m in ((h, t), (k, s), (k, s)))
+
+
+def test_two_tokens_by_hand():
+    # q2 . k1 / sqrt(1) = 0, q2 . k2 = ln 3: the second token looks 1/4 at the first, 3/4 at itself.
+    q = torch.tensor([[[[5.0], [1.0]]]])
+    k = torch.tensor([[[[0.0], [math.log(3)]]]])
+    v = torch.tensor([[[[8.0], [4.0]]]])
+    out, att = attention(q, k, v)
+    torch.testing.assert_close(att[0, 0], torch.tensor([[1.0, 0.0], [0.25, 0.75]]))
+    torch.testing.assert_close(out[0, 0], torch.tensor([[8.0], [5.0]]))
+
+
+@pytest.mark.parametrize("n_kv_head", [1, 2, 4])
+def test_fused_equals_the_definition(n_kv_head):
+    q, k, v = qkv(k=n_kv_head)
+    torch.testing.assert_close(fused_attention(q, k, v), attention(q, k, v)[0])
+    mask = torch.rand(2, 1, 7, 7, generator=torch.Generator().manual_seed(1)) < 0.5
+    mask |= torch.eye(7, dtype=torch.bool)
+    torch.testing.assert_close(fused_attention(q, k, v, mask), attention(q, k, v, mask)[0])
+
+
+@pytest.mark.parametrize("n_kv_head", [1, 4])
+def test_one_new_token_sees_every_key(n_kv_head):
+    q, k, v = qkv(k=n_kv_head, t=1, s=9)
+    out, att = attention(q, k, v)
+    assert (att > 0).all()
+    torch.testing.assert_close(fused_attention(q, k, v), out)
+
+
+def test_each_query_head_reads_its_own_group():
+    q, k, v = qkv(h=4, k=2)
+    out, _ = attention(q, k, v)
+    v2 = v.clone()
+    v2[:, 1] += 1.0
+    changed = (attention(q, k, v2)[0] != out).flatten(2).any(-1)  # (B, H)
+    assert changed.tolist() == [[False, False, True, True]] * 2
+
+
+@pytest.mark.parametrize("fn", [lambda *a: attention(*a)[0], fused_attention], ids=["definition", "fused"])
+def test_a_row_that_may_look_nowhere_is_zero_not_nan(fn):
+    q, k, v = (x.requires_grad_() for x in qkv())
+    mask = causal_mask(7).clone()
+    mask[3] = False
+    out = fn(q, k, v, mask)
+    assert (out[:, :, 3] == 0).all() and out.isfinite().all()
+    out.sum().backward()
+    assert all(x.grad.isfinite().all() for x in (q, k, v))
+
+
+def test_document_mask_is_causal_inside_each_document():
+    mask = document_mask(torch.tensor([[7, 7, 2, 2, 2]]))[0, 0]
+    expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]
+    assert mask.int().tolist() == expected

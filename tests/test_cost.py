@@ -1,0 +1,63 @@
+"""cost: parameters against the real model, FLOPs against PyTorch's counter, bytes against the real cache."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from llmkit.cache import KVCache
+from llmkit.config import PRESETS, preset
+from llmkit.cost import forward_flops, kv_cache_bytes, parameters, training_flops
+from llmkit.model import Transformer
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("overrides", [{}, dict(tie_embeddings=False, qk_norm=False, head_dim=10)])
+def test_parameters_equal_the_models(name, overrides):
+    config = preset(name, **overrides)
+    with torch.device("meta"):
+        model = Transformer(config)
+    assert parameters(config).total == sum(p.numel() for p in model.parameters())
+    matrices = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.dim() == 2}
+    assert parameters(config).matmul == sum(p.numel() for name, p in matrices.items() if name != "tok_emb.weight")
+
+
+def test_presets_have_their_sizes():
+    millions = {name: round(parameters(preset(name)).total / 1e6, 1) for name in PRESETS}
+    assert millions == {"nano": 0.2, "tiny": 0.8, "small": 4.7, "medium": 123.6}
+
+
+def counted(run) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def test_forward_flops_equal_the_counters():
+    config = preset("nano")
+    model, t = Transformer(config), 40
+    flops = forward_flops(config, t)
+    assert flops.matmul == 2 * parameters(config).matmul * t
+    with sdpa_kernel(SDPBackend.MATH):  # the counter does not know the CPU's fused kernel
+        total = counted(lambda: model(torch.zeros(1, t).long()))
+    # PyTorch counts all t^2 pairs of query and key, a causal text needs t (t + 1) / 2.
+    assert flops.matmul + flops.attention * 2 * t / (t + 1) == total
+
+
+def test_training_is_three_forwards():
+    config, t = preset("nano"), 8
+    assert training_flops(config, t).total == 3 * forward_flops(config, t).total
+    per_token = training_flops(config, t).total / t
+    assert per_token == 6 * parameters(config).matmul + 6 * config.n_layer * config.n_head * config.head_dim * (t + 1)
+
+
+def test_cached_pieces_cost_what_the_whole_does():
+    config = preset("tiny")
+    pieces = [forward_flops(config, t, past).total for t, past in ((10, 0), (1, 10), (5, 11))]
+    assert sum(pieces) == forward_flops(config, 16).total
+
+
+def test_kv_cache_bytes_are_the_caches():
+    config = preset("nano")
+    cache = KVCache(config, batch_size=3, max_length=17)
+    assert kv_cache_bytes(config, 3, 17) == sum(x.nbytes for x in cache.k + cache.v)
