@@ -38,7 +38,7 @@ class CheckpointError(ValueError):
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], info: dict) -> None:
-    """One safetensors file with `info` (plain JSON values) in its header; what was there stays until the new is complete."""
+    """One safetensors file, `info` (plain JSON values) in its header; an old file stays until the new one is whole."""
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
@@ -123,7 +123,7 @@ def _flush(path: Path) -> None:
 def save(path: str | Path, model: Transformer, tokenizer: Tokenizer, card: dict, dtype=torch.float32) -> Path:
     """Write the checkpoint folder `path`, replacing the checkpoint that is there; returns the path.
 
-    `card` is a dict of plain JSON values; `dtype` float32 or bfloat16 is how weights are stored. CheckpointError if they
+    `card` is a dict of plain JSON values; weights are stored as `dtype`, float32 or bfloat16. CheckpointError if they
     do not fit `model.config` or are not finite, if the tokenizer is another vocabulary's, or if the disk refuses.
     """
     if dtype not in (torch.float32, torch.bfloat16):
@@ -200,7 +200,7 @@ def find(name_or_path: str | Path) -> Path:
     if places[0].exists():
         raise CheckpointError(f"{places[0]} is no checkpoint folder (it has no {WEIGHTS}); names available: {names}")
     looked = " or ".join(str(place) for place in places)
-    raise CheckpointError(f"there is no checkpoint {str(name_or_path)!r} (no folder {looked}); names available: {names}")
+    raise CheckpointError(f"there is no checkpoint {str(name_or_path)!r}, at {looked}; names available: {names}")
 
 
 def _shelves() -> list[Path]:

@@ -5,8 +5,8 @@ AdamW (arXiv 1711.05101) keeps running means m of the gradient and v of its squa
     w <- w - lr * (m_hat / (sqrt(v_hat) + eps) + weight_decay * w)
 
 Matrices decay, the embedding included: with tied weights it is the output projection too. Vectors (norms, biases) do
-not: decay would pull a norm's gain towards 0. A schedule is a pure function step -> factor of the peak lr, so any step's
-lr is known without running the steps before it.
+not: decay would pull a norm's gain towards 0. A schedule is a pure function step -> factor of the peak lr, so that the
+lr of any step is known without running those before it.
 """
 
 import math
@@ -23,7 +23,8 @@ def adamw(
 ) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of `model`: tensors of two or more dimensions decay, the others do not.
 
-    Fused (one kernel for all tensors). ValueError if nothing is trainable.
+    Fused into one kernel, which on a CPU too takes a half to a fifth of the time of a loop or of foreach.
+    ValueError if nothing is trainable.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
@@ -36,7 +37,7 @@ def adamw(
 
 
 def warm_up() -> None:
-    """Pay for torch's lazy imports now (seconds, once a process), so that the first training step is not timed with them."""
+    """Pay for torch's lazy imports now (seconds, once a process), so that they do not distort the first step's time."""
     weight = nn.Parameter(torch.zeros(1))
     weight.grad = torch.zeros(1)
     torch.optim.AdamW([weight], fused=True).step()
@@ -61,7 +62,7 @@ def warmup_cosine(steps: int, warmup: int, floor: float = 0.1) -> Schedule:
 
 
 def warmup_stable_decay(steps: int, warmup: int, decay: int, floor: float = 0.0) -> Schedule:
-    """WSD (arXiv 2404.06395): linear up over `warmup` steps, 1 in between, linear down to `floor` over the last `decay`.
+    """WSD (arXiv 2404.06395): linear up over `warmup` steps, then 1, then linear down to `floor` over the last `decay`.
 
     The stable part does not depend on `steps`, so a run can be prolonged from any step before its decay.
     """
