@@ -94,7 +94,7 @@ class PackedBatches:
     """Batches of full rows, for training: `batches(step)` is a pure function of the seed and the step.
 
     An epoch turns the circle of tokens by a random offset, tiles it with windows of T and shuffles these. So in an
-    epoch every token is a target once, but for the N mod T that no window covers, which are others in every epoch.
+    epoch every token is a target once, but for the N mod T that no window covers, drawn anew in each epoch.
     With doc_mask, doc_ids numbers the documents in a row, for attention to keep apart; a row may begin inside one.
 
     `tokens` is a stream, (N,) with N > T, that begins with eos: so eos need not be told.
@@ -142,7 +142,10 @@ def to_batch(examples: Sequence[tuple[Sequence[int], Sequence[bool]]], context_l
         if not any(mask[1:]):
             raise ValueError(f"example {i} has no target: its loss mask is false everywhere")
     rows = [torch.tensor(ids, dtype=torch.int64) for ids, _ in examples]
-    learned = [row.where(torch.tensor(mask), IGNORE_INDEX) for row, (_, mask) in zip(rows, examples, strict=True)]
+    learned = [
+        row.where(torch.tensor(mask, dtype=torch.bool), IGNORE_INDEX)
+        for row, (_, mask) in zip(rows, examples, strict=True)
+    ]
     idx = pad_sequence([row[:-1] for row in rows], True, pad_id)  # (B, T) where T + 1 is the longest
     return Batch(idx, pad_sequence([row[1:] for row in learned], True, IGNORE_INDEX))
 
