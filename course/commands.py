@@ -1,6 +1,7 @@
 """The start command's subcommands; each takes its arguments and returns an exit status."""
 import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -39,6 +40,9 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("\ncourse: stopped. The same command goes on from here.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, for instance head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
             raise

@@ -19,8 +19,8 @@ from course import machine, piplog
 from course.machine import Trouble
 
 REPO = Path(__file__).resolve().parent.parent
-CPU_BYTES = 2.5e9  # .venv with the CPU build, 1.3 GB measured on Linux, and pip's downloads beside it
-CUDA_BYTES = 10e9  # the same with PyTorch's CUDA libraries
+CPU_BYTES = 2.5e9  # .venv with the CPU build, 1.4 GB on Linux, and pip's downloads beside it
+CUDA_BYTES = 10e9  # a generous guess for the build with PyTorch's CUDA libraries
 TEST_BYTES = 1.5e9
 UV = "uv>=0.8,<1"
 PATIENCE = ["--timeout", "20", "--retries", "2"]
@@ -77,11 +77,12 @@ def ensure(env: Environment, run: Run = piplog.run) -> None:
     if is_ready(env):
         return
     machine.require_supported()
-    machine.require_disk(env.repo, CPU_BYTES)
-    print("Making the course's environment in .venv; this takes a few minutes, once.", flush=True)
+    gpu = machine.nvidia_gpu()
+    machine.require_disk(env.repo, CUDA_BYTES if gpu and not _has_torch(env) else CPU_BYTES)
+    print("Completing the course's environment in .venv; the first time this takes a few minutes.", flush=True)
     _make_venv(env)
     forget_halves(env.site_packages)
-    if sys.platform == "linux" and not _has_torch(env) and not machine.nvidia_gpu():
+    if sys.platform == "linux" and not gpu and not _has_torch(env):
         _install_cpu_torch(env, run)
     _pip(env, run, ["-r", str(env.requirements)])
     link(env.repo, env.site_packages)
