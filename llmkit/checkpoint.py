@@ -128,7 +128,7 @@ def save(path: str | Path, model: Transformer, tokenizer: Tokenizer, card: dict,
     """
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, not {dtype}")
-    path, weights = Path(path), _weights(model)
+    path, weights = Path(path), weights_of(model)
     _check_fit(model.config, {name: w.shape for name, w in weights.items()}, "the model")
     _check_vocabulary(model.config, tokenizer, "the model")
     if bad := [name for name, w in weights.items() if not w.isfinite().all()]:
@@ -171,7 +171,7 @@ def load(name_or_path: str | Path, device: torch.device | str | None = None) -> 
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten: leave the caller's seed alone
         model = Transformer(config)
     with torch.no_grad():
-        for name, weight in _weights(model).items():
+        for name, weight in weights_of(model).items():
             weight.copy_(tensors[name])
     return model.to(device or "cpu").eval(), tokenizer
 
@@ -208,7 +208,7 @@ def _shelves() -> list[Path]:
     return [Path(own), SHIPPED] if own else [SHIPPED]
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """The state dict with each tensor once: a tied weight goes by its first name."""
     once = {name for name, _ in model.named_parameters()}
     again = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
@@ -217,7 +217,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 def _check_fit(config: ModelConfig, shapes: dict[str, torch.Size], where) -> None:
     with torch.device("meta"):  # shapes without memory
-        wanted = {name: tensor.shape for name, tensor in _weights(Transformer(config)).items()}
+        wanted = {name: tensor.shape for name, tensor in weights_of(Transformer(config)).items()}
     if missing := sorted(wanted.keys() - shapes.keys()):
         problem = f"{missing[0]} is missing ({len(missing)} of {len(wanted)} tensors are)"
     elif unknown := sorted(shapes.keys() - wanted.keys()):

@@ -16,7 +16,7 @@ CONFIG = ModelConfig(
 
 
 def make_model():
-    """Random weights in float64, so that no two paths round to different ids; large and untied, so that the ids vary."""
+    """Random weights: float64, so that no two paths round to different ids; large, untied, so that the ids vary."""
     torch.manual_seed(0)
     model = Transformer(CONFIG).double()
     for weight in model.parameters():
