@@ -42,13 +42,19 @@ def text_logprob(start: list[tuple[float, tuple]], text: str) -> float:
             end = position + len(said)
             if choice is None:
                 if end == len(text):
-                    total = np.logaddexp(total, logp)
+                    total = log_add(total, logp)
                 continue
             there = waiting[end]
             for p, after in choice:
                 new = logp + math.log(p)
-                there[after] = np.logaddexp(there[after], new) if after in there else new
-    return float(total)
+                there[after] = log_add(there[after], new) if after in there else new
+    return total
+
+
+def log_add(a: float, b: float) -> float:
+    """log(exp(a) + exp(b))"""
+    a, b = max(a, b), min(a, b)
+    return a + math.log1p(math.exp(b - a)) if b > -math.inf else a
 
 
 class WordFilter:
@@ -105,18 +111,19 @@ class WordFilter:
         return {(self.tokenizer.eos_id,) if word is END else spell(word): (word, p) for word, p in probs.items()}
 
     def next_ids(self, settled: tuple[str, ...], tail: tuple[int, ...]) -> tuple[dict[int, float], float]:
-        """({next id: mass}, total mass) after settled pre-tokens and the ids `tail` of one that may go on or be done."""
+        """({next id: mass}, total mass) after settled pre-tokens and then the ids `tail`, whose pre-tokens are not settled."""
         out: dict[int, float] = {}
         total = 0.0
         for ids, (word, p) in self.next_words(settled).items():
-            if ids[: len(tail)] != tail:
-                continue
-            total += p
             if len(ids) > len(tail):
-                out[ids[len(tail)]] = out.get(ids[len(tail)], 0.0) + p
-            else:  # this pre-token is complete: the next id begins the one after it
-                for first, (_, q) in self.next_words((*settled, word)).items():
-                    out[first[0]] = out.get(first[0], 0.0) + p * q
+                if ids[: len(tail)] == tail:
+                    out[ids[len(tail)]] = out.get(ids[len(tail)], 0.0) + p
+                    total += p
+            elif tail[: len(ids)] == ids:  # this pre-token is complete: go on with the one after it
+                after, mass = self.next_ids((*settled, word), tail[len(ids):])
+                total += p * mass
+                for i, q in after.items():
+                    out[i] = out.get(i, 0.0) + p * q
         return out, total
 
     def settle(self, settled: tuple[str, ...], tail: tuple[int, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -129,6 +129,10 @@ class Passage(StrangersBiography):
         lasts = [last for last in self.free[memory["S"]] if f"{memory['S']} {last}" not in others]
         return [(1 / len(lasts), (last,), memory.add(last=last)) for last in lasts]
 
+    def _friend_last(self, memory) -> list[Option]:
+        lasts = self.free[memory["friend"]]
+        return [(1 / len(lasts), (last,), memory.add(friend=f"{memory['friend']} {last}")) for last in lasts]
+
     def _person(self, memory) -> list[Option]:
         return [(1.0, ((self.say, "arrival"), " ", (self.fact_sentence,), " ", (self.fact_sentence,), (self._on,)), memory)]
 

@@ -56,7 +56,7 @@ def hops_worked(world, split: str, n: int) -> list[Question]:
 
 
 def _hops(world, split, n, task, form) -> list[Question]:
-    has = {"home": "lives on", "job": "is", "pet": "has", "food": "likes", "instrument": "plays"}
+    has = {"home": "lives on", "job": "works as", "pet": "has", "food": "likes", "instrument": "plays"}
     asked = []
     for resident in world.town.residents["known"]:
         if held_out("hops", resident.name, share=world.hops_held_out) != _is_test(split):

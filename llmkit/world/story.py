@@ -1,6 +1,6 @@
 """Stories in which things change hands. Most plots are phrases alone (see the town's file); the one in which a thing is
 handed on and on needs to know at every moment who is there (`present`), and who holds the thing (`H`) or that it is in a
-box (`boxed`): this is where a model learns to track a state."""
+box (`boxed`): this is where a model learns to track a state. Another one counts."""
 
 from __future__ import annotations
 
@@ -52,3 +52,17 @@ class Story(Grammar):
 
     def pause(self, memory) -> list[Option]:
         return [(1.0, ((self.say, "meanwhile"),), memory.add(quiet=True))]
+
+    # -- the plot in which somebody gives away some of what they have ----------------------------------------------------
+    def n_many(self, memory) -> list[Option]:
+        return self._number(memory, "n_many", range(3, len(self.town.words["number"]) + 1))
+
+    def n_given(self, memory) -> list[Option]:
+        return self._number(memory, "n_given", range(2, memory["n_many"]))
+
+    def n_left(self, memory) -> list[Option]:
+        return self._number(memory, "n_left", [memory["n_many"] - memory["n_given"]])
+
+    def _number(self, memory, name, numbers) -> list[Option]:
+        words = self.town.words["number"]
+        return [(1 / len(numbers), (words[n - 1],), memory.add(**{name: n})) for n in numbers]
