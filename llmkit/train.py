@@ -137,13 +137,12 @@ def fit(
             start = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * schedule(step)
-            loss, grad_norm, shape = _update(model, batches, step, optimizer, loss_fn, grad_accum, clip)
+            loss, grad_norm, read, length = _update(model, batches, step, optimizer, loss_fn, grad_accum, clip)
             step_s = time.perf_counter() - start
-            read = math.prod(shape) * grad_accum
             step, tokens, seconds = step + 1, tokens + read, seconds + step_s
             tok_s, mfu, evals = read / step_s, None, None
             if peak_flops:
-                mfu = tok_s * training_flops(model.config, shape[-1]).total / shape[-1] / peak_flops
+                mfu = tok_s * training_flops(model.config, length).total / length / peak_flops
             if eval_fn and (step == steps or eval_every and step % eval_every == 0):
                 model.eval()
                 evals = eval_fn(model)
@@ -163,8 +162,8 @@ def fit(
     return records
 
 
-def _update(model, batches, step, optimizer, loss_fn, grad_accum, clip) -> tuple[float, float, torch.Size]:
-    """One optimizer step: (loss, gradient norm before clipping, shape of what the model read)."""
+def _update(model, batches, step, optimizer, loss_fn, grad_accum, clip) -> tuple[float, float, int, int]:
+    """One optimizer step: (loss, gradient norm before clipping, ids read, length of a row)."""
     device = next(model.parameters()).device
     micro = [_map(batches(step * grad_accum + i), lambda t: t.to(device)) for i in range(grad_accum)]
     counts = [_n_targets(batch) for batch in micro]
@@ -184,7 +183,7 @@ def _update(model, batches, step, optimizer, loss_fn, grad_accum, clip) -> tuple
         raise _diagnose(model, micro, step, loss_fn, loss, norm, optimizer.param_groups[0]["lr"])
     optimizer.step()
     optimizer.zero_grad()
-    return loss, norm, micro[0][0].shape
+    return loss, norm, sum(batch[0].numel() for batch in micro), micro[0][0].shape[-1]
 
 
 def _map(batch, function):

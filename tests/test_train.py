@@ -135,6 +135,13 @@ def test_accumulated_batches_equal_one_large_batch_though_their_targets_differ_i
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-7)
 
 
+def test_tokens_count_batches_of_any_length():
+    def growing(step):
+        return Batch(*(field[:, : step + 1] for field in batches(step)))
+
+    assert [r.tokens for r in fit(make_model(), growing, 2, grad_accum=2)] == [4 * (1 + 2), 4 * (1 + 2 + 3 + 4)]
+
+
 def test_gradients_that_were_lying_around_do_not_count():
     clean, dirty = make_model(), make_model()
     for p in dirty.parameters():
