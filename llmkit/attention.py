@@ -14,6 +14,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from llmkit.config import ModelConfig
 from llmkit.positions import rotate
@@ -55,6 +56,46 @@ def fused_attention(q, k, v, mask=None):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=True)
 
 
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension (arXiv 1910.07467)."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
+
+    def forward(self, x):
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x, weight, eps):
+    """RMSNorm with a weight that may also differ between heads, (H, D); PyTorch's own kernel where it has one (GPUs)."""
+    if not x.is_cpu:
+        return F.rms_norm(x, x.shape[-1:], eps=eps) * weight
+    return _RMSNorm.apply(x, weight, eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """On a CPU, PyTorch composes RMSNorm of many passes over memory; written out, forward and backward take a third.
+
+    With r = 1 / rms(x), n = x r and g the gradient:  dw = sum(g n),  dx = r (g w - n mean(g w n)).
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        n = x * r
+        ctx.save_for_backward(n, r, weight)
+        return n * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        n, r, weight = ctx.saved_tensors
+        grad_n = grad * weight
+        mean = torch.linalg.vecdot(grad_n, n).unsqueeze(-1).div_(n.shape[-1])
+        return grad_n.addcmul_(n, mean, value=-1).mul_(r), (grad * n).sum_to_size(weight.shape), None
+
+
 class Attention(nn.Module):
     """Attention with its projections: (B, T, C) -> (B, T, C). Query, key and value share one matrix product."""
 
@@ -63,16 +104,22 @@ class Attention(nn.Module):
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
         heads = config.n_head + 2 * config.n_kv_head
         self.qkv = nn.Linear(config.d_model, heads * config.head_dim, bias=False)  # rows: queries, keys, values
-        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.qk_norm = config.qk_norm
         self.out = nn.Linear(config.n_head * config.head_dim, config.d_model, bias=False)
 
     def forward(self, x, angles, mask=None, cache=None, layer=0):
         B, T, _ = x.shape
         heads = self.qkv(x).view(B, T, -1, self.head_dim)  # (B, T, H + 2K, D)
-        q, k, v = heads.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=2)
-        q, k = rotate(self.q_norm(q), *angles), rotate(self.k_norm(k), *angles)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T, D)
+        qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
+        if self.qk_norm:  # queries and keys in one pass, each kind with its own weight
+            q_weight, k_weight = self.q_norm.weight, self.k_norm.weight
+            weight = torch.cat((q_weight.expand(self.n_head, -1), k_weight.expand(self.n_kv_head, -1)))  # (H + K, D)
+            qk = rms_norm(qk, weight, self.q_norm.eps)
+        qk, v = rotate(qk, *angles).transpose(1, 2), v.transpose(1, 2)  # (B, H + K or K, T, D)
+        q, k = qk.split((self.n_head, self.n_kv_head), dim=1)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, K, S, D)
         out = fused_attention(q, k, v, mask)  # (B, H, T, D)

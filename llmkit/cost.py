@@ -6,7 +6,8 @@ A multiply-add is 2 FLOPs. A token's forward pass costs 2 for every parameter th
     forward(token)  = 2 N + 4 L H D S        training(token) = 3 x forward: the backward pass costs twice the forward
 
 N counts the matrices, lm_head once (tied or not). The embedding lookup, norms, softmax, RoPE and the like are not
-counted. S is the number of keys really seen: a causal text of T tokens sees (T + 1)/2 on average. PaLM's utilisation (arXiv 2204.02311, appendix B) counts S = T; ours is the stricter.
+counted. S is the number of keys really seen: (T + 1)/2 on average in a causal text of T tokens. (PaLM's utilisation,
+arXiv 2204.02311 appendix B, counts S = T; ours is the stricter.)
 
 Shapes: B batch, T time, S keys, C d_model, H heads, K KV heads, D head_dim, F d_ff, V vocab, L layers.
 """

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llmkit.attention import Attention, document_mask
+from llmkit.attention import Attention, RMSNorm, document_mask
 from llmkit.config import ModelConfig
 from llmkit.positions import RoPE
 
@@ -38,9 +38,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.norm1 = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.norm1 = RMSNorm(config.d_model, config.norm_eps)
         self.attn = Attention(config)
-        self.norm2 = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.norm2 = RMSNorm(config.d_model, config.norm_eps)
         self.mlp = SwiGLU(config)
 
     def forward(self, x, angles, mask=None, cache=None, layer=0):
@@ -57,7 +57,7 @@ class Transformer(nn.Module):
         self.tok_emb = nn.Embedding(config.vocab_size, config.d_model)
         self.rope = RoPE(config.head_dim, config.context_length, config.rope_theta)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm_f = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.init_weights()
         if config.tie_embeddings:
@@ -86,7 +86,7 @@ class Transformer(nn.Module):
             positions = slice(0, T)
             mask = None if doc_ids is None else document_mask(doc_ids)
         x = self.tok_emb(idx)  # (B, T, C)
-        angles = self.rope(positions)
+        angles = self.rope(positions, self.config.n_head + self.config.n_kv_head)
         for layer, block in enumerate(self.blocks):
             x = block(x, angles, mask, cache, layer)
         return self.lm_head(self.norm_f(x))  # (B, T, V)

@@ -12,6 +12,7 @@ Shapes: B batch, T time, H heads, D head_dim.
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 
 class RoPE(nn.Module):
@@ -21,15 +22,36 @@ class RoPE(nn.Module):
         super().__init__()
         inv_freq = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)  # (D/2,)
         angles = torch.outer(torch.arange(context_length, dtype=torch.float64), inv_freq)  # (S, D/2)
-        self.register_buffer("cos", angles.cos().float(), persistent=False)
-        self.register_buffer("sin", angles.sin().float(), persistent=False)
+        cos, sin = angles.cos().float(), angles.sin().float()
+        self.register_buffer("cos", torch.cat((cos, cos), dim=-1), persistent=False)  # (S, D)
+        self.register_buffer("sin", torch.cat((-sin, sin), dim=-1), persistent=False)
 
-    def forward(self, positions: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cos, sin) at `positions`, each (..., T, 1, D/2): ready for `rotate` on (B, T, H, D)."""
-        return self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
+    def forward(self, positions: torch.Tensor | slice, n_head: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and signed sin at `positions`, each ([B,] T, H, D), for `rotate`. Repeated for each of `n_head` heads:
+        made once a forward pass, and every layer then runs over unbroken memory."""
+        shape = (-1, n_head, -1) if isinstance(positions, slice) else (-1, -1, n_head, -1)
+        return tuple(table[positions].unsqueeze(-2).expand(shape).contiguous() for table in (self.cos, self.sin))
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn x (B, T, H, D) by the angles of its positions; the length of every vector stays."""
-    a, b = x.chunk(2, dim=-1)  # 2 x (B, T, H, D/2)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    """Turn x (B, T, H, D) by the angles of its positions: (a cos - b sin, b cos + a sin) for its halves a and b."""
+    return _Rotate.apply(x, cos, sin)
+
+
+class _Rotate(torch.autograd.Function):
+    """A rotation's gradient is the rotation back: so nothing of x need be kept, and autograd's many small steps go."""
+
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        return (x * cos).addcmul_(_swap_halves(x), sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        cos, sin = ctx.saved_tensors
+        return (grad * cos).addcmul_(_swap_halves(grad), sin, value=-1), None, None
+
+
+def _swap_halves(x):
+    return x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # (a, b) -> (b, a)
