@@ -57,13 +57,13 @@ class ModelConfig:
 
 
 PRESETS = {
-    # about 0.2 M parameters: tests, and drafts for speculative decoding
+    # about 0.25 M parameters: tests, and drafts for speculative decoding
     "nano": dict(
-        vocab_size=512, context_length=128, n_layer=4, n_head=4, n_kv_head=2, d_model=64, head_dim=16, d_ff=176
+        vocab_size=1024, context_length=128, n_layer=4, n_head=4, n_kv_head=2, d_model=64, head_dim=16, d_ff=176
     ),
-    # 0.8 M: trains live in a lesson
+    # 0.87 M: trains live in a lesson
     "tiny": dict(
-        vocab_size=512, context_length=256, n_layer=4, n_head=4, n_kv_head=2, d_model=128, head_dim=32, d_ff=352
+        vocab_size=1024, context_length=256, n_layer=4, n_head=4, n_kv_head=2, d_model=128, head_dim=32, d_ff=352
     ),
     # 4.7 M: the shipped one
     "small": dict(

@@ -1,8 +1,11 @@
-"""What turns gradients into better weights: AdamW in two groups, and learning-rate schedules.
+"""What turns gradients into better weights: AdamW in two groups, Muon, and learning-rate schedules.
 
 AdamW (arXiv 1711.05101) keeps running means m of the gradient and v of its square, and decays weights apart from them:
 
     w <- w - lr * (m_hat / (sqrt(v_hat) + eps) + weight_decay * w)
+
+Muon (Jordan et al. 2024; scaled as in arXiv 2502.16982) looks at a matrix as a whole: the momentum's singular values
+are all set to about one, so that rare directions move as far as frequent ones. Embeddings and vectors keep AdamW.
 
 Matrices decay, the embedding included: with tied weights it is the output projection too. Vectors (norms, biases) do
 not: decay would pull a norm's gain towards 0. A schedule is a pure function step -> factor of the peak lr, so that the
@@ -34,6 +37,74 @@ def adamw(
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
+
+
+def orthogonalise(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """The matrix with its singular values moved close to 1 (0.7 to 1.2) by a quintic Newton-Schulz iteration."""
+    a, b, c = 3.4445, -4.7750, 2.0315  # chosen by Jordan for speed: they get near 1 fast, and stay near, not at it
+    x = matrix / matrix.norm().clamp_min(1e-7)
+    x = x.mT if matrix.shape[0] > matrix.shape[1] else x  # the smaller side first: cheaper products
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if matrix.shape[0] > matrix.shape[1] else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for the matrices inside the blocks, AdamW for everything else; `muon(model, lr)` makes the groups.
+
+    The update of an (m, n) matrix is scaled by 0.2 sqrt(max(m, n)), AdamW's usual size, so that both share one lr.
+    """
+
+    def __init__(self, groups, lr: float, momentum: float = 0.95, betas=(0.9, 0.95), eps: float = 1e-8):
+        super().__init__(groups, dict(lr=lr, momentum=momentum, betas=betas, eps=eps, weight_decay=0.0))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    update = self._muon(weight, group) if group["matrices"] else self._adamw(weight, group)
+                    weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
+
+    def _muon(self, weight, group):
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+        ahead = weight.grad.lerp(state["momentum"], group["momentum"])  # Nesterov
+        return orthogonalise(ahead) * (0.2 * math.sqrt(max(weight.shape)))
+
+    def _adamw(self, weight, group):
+        state, (beta1, beta2) = self.state[weight], group["betas"]
+        if not state:
+            state |= {"step": torch.zeros(()), "m": torch.zeros_like(weight), "v": torch.zeros_like(weight)}
+        state["step"] += 1
+        state["m"].lerp_(weight.grad, 1 - beta1)
+        state["v"].lerp_(weight.grad.square(), 1 - beta2)
+        m_hat = state["m"] / (1 - beta1 ** state["step"].item())
+        v_hat = state["v"] / (1 - beta2 ** state["step"].item())
+        return m_hat / (v_hat.sqrt() + group["eps"])
+
+
+def muon(model: nn.Module, lr: float, weight_decay: float = 0.1) -> Muon:
+    """Muon over the trainable parameters of `model`. ValueError if nothing is trainable.
+
+    Embeddings and the output projection are matrices too, but their rows are one per token: they keep AdamW.
+    """
+    outer = {id(p) for layer in (model.tok_emb, model.lm_head) for p in layer.parameters()}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise ValueError("no parameter of the model requires a gradient: there is nothing to train")
+    inner = [p for p in trainable if p.ndim == 2 and id(p) not in outer]
+    ends = [p for p in trainable if p.ndim == 2 and id(p) in outer]
+    vectors = [p for p in trainable if p.ndim < 2]
+    groups = [
+        {"params": inner, "matrices": True, "weight_decay": weight_decay},
+        {"params": ends, "matrices": False, "weight_decay": weight_decay},
+        {"params": vectors, "matrices": False, "weight_decay": 0.0},
+    ]
+    return Muon([g for g in groups if g["params"]], lr)
 
 
 def warm_up() -> None:

@@ -1,7 +1,7 @@
 """A tiny interpreter for generated functions: it walks the syntax tree of the few things the town's functions may do.
 
-Nothing is ever compiled or executed by Python: what is not in the tables below is refused. A step limit ends what would not
-end, and numbers may not outgrow 10**12, so no input can hurt the machine or hold it up.
+Nothing is ever compiled or executed by Python: what is not in the tables below is refused. There are no loops and
+no calls but three, so every function ends; numbers may not outgrow 10**12. No input can hurt the machine or hold it up.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A task: questions with a verifier. The same object is the evaluation (mean score) and the RL reward (score of one).
 
-Verifiers read only what a model wrote and never run it; generated code goes through `sandbox.run_function`, an interpreter
-of the town's few expressions with a step limit.
+Verifiers read what a model wrote and never let Python run it: generated code goes through `sandbox.run_function`, an
+interpreter of the town's few expressions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Task:
 
 def begins_with_answer(question: Question, completion: str) -> float:
     """Right if the completion starts with the answer and does not go on with the same word or number."""
-    rest = completion[len(question.answer):]
+    rest = completion[len(question.answer) :]
     return float(completion.startswith(question.answer) and not re.match(r"[\w-]", rest))
 
 

@@ -40,7 +40,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Document:
-    """One text of the town; `nats` is -log P(text), end of document included, under the kinds and split it was drawn from."""
+    """One text of the town; `nats` is -log P(text), its end included, under the kinds and split it was drawn from."""
 
     text: str
     kind: str
@@ -66,15 +66,18 @@ class World:
         known = self.town.residents["known"]
         self.hops_held_out = Hops.SHARE_HELD_OUT
         biography = StrangersBiography if stranger else Biography
-        self.grammars = {split: {
-            "story": Story("story", phrases["story"], self.town),
-            "bio": biography(phrases["bio"], self.town, known),
-            "passage": Passage(phrases["passage"], phrases["bio"], self.town),
-            "hops": Hops(phrases["hops"], self.town, split),
-            "sums": Sums(phrases["sums"], self.town, split),
-            "pattern": Pattern(phrases["pattern"], self.town, split),
-            "function": Function(phrases["function"], self.town, split),
-        } for split in SPLITS}
+        self.grammars = {
+            split: {
+                "story": Story("story", phrases["story"], self.town),
+                "bio": biography(phrases["bio"], self.town, known),
+                "passage": Passage(phrases["passage"], phrases["bio"], self.town),
+                "hops": Hops(phrases["hops"], self.town, split),
+                "sums": Sums(phrases["sums"], self.town, split),
+                "pattern": Pattern(phrases["pattern"], self.town, split),
+                "function": Function(phrases["function"], self.town, split),
+            }
+            for split in SPLITS
+        }
         self._filter = lru_cache(maxsize=8)(self._make_filter)
 
     @cached_property
@@ -82,7 +85,7 @@ class World:
         """Names the distribution: changes with the seed, the town's file, the mix and the rules (VERSION)."""
         return hashlib.sha256(repr((VERSION, self.town.fingerprint, sorted(MIX.items()))).encode()).hexdigest()[:16]
 
-    # -- texts -----------------------------------------------------------------------------------------------------------
+    # -- texts ----------------------------------------
     def documents(self, n: int, seed: int, kinds: Sequence[str] | None = None, split: str = "train") -> list[Document]:
         """`n` independent documents of P; the same seed gives the same documents on every machine."""
         names, weights = zip(*self._shares(kinds, split), strict=True)
@@ -92,21 +95,23 @@ class World:
         return [Document(sample(self.grammars[split][kind].start(), rng), kind, self, key, split) for kind in chosen]
 
     def questions(self, task: str, split: str = "test", n: int = 500) -> list[Question]:
-        """Up to n questions with known answers, the same ones every time: `questions.TASKS` has the tasks and their splits."""
+        """Up to n questions with known answers, always the same; `questions.TASKS` has tasks and splits."""
         if task not in TASKS:
             raise ValueError(f"no task {task!r}; there are {', '.join(TASKS)}")
         return TASKS[task](self, split, n)
 
-    # -- the truth -------------------------------------------------------------------------------------------------------
+    # -- the truth ----------------------------------------
     def nats(self, text: str, kinds: Sequence[str] | None = None, split: str = "train") -> float:
         """-log P(text) in nats, summed over all derivations; inf for a text that the town cannot write."""
         return -text_logprob(self._start(kinds, split), text)
 
-    def next_token_probs(self, prefix_ids, tokenizer, kinds: Sequence[str] | None = None, split: str = "train") -> np.ndarray:
-        """(V,) float64: the exact distribution of the next id after the ids since the last eos. Raises ImpossiblePrefix."""
+    def next_token_probs(
+        self, prefix_ids, tokenizer, kinds: Sequence[str] | None = None, split: str = "train"
+    ) -> np.ndarray:
+        """(V,) float64: the exact distribution of the next id after those since the last eos. Or ImpossiblePrefix."""
         ids = [int(i) for i in prefix_ids]
         since = len(ids) - 1 - ids[::-1].index(tokenizer.eos_id) if tokenizer.eos_id in ids else -1
-        return self._filter(tokenizer, tuple(kinds) if kinds else None, split).next_token_probs(ids[since + 1:])
+        return self._filter(tokenizer, tuple(kinds) if kinds else None, split).next_token_probs(ids[since + 1 :])
 
     def token_nats(self, ids, tokenizer, kinds: Sequence[str] | None = None, split: str = "train") -> np.ndarray:
         """(T,) nats of each id given the ids before it in its document; eos ends a document, and the next one begins.
@@ -121,7 +126,7 @@ class World:
             begin = end
         return np.concatenate(nats)
 
-    # -- inside ----------------------------------------------------------------------------------------------------------
+    # -- inside ----------------------------------------
     def _shares(self, kinds, split) -> list[tuple[str, float]]:
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}; there are {', '.join(SPLITS)}")

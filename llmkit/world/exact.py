@@ -4,9 +4,9 @@ Two computations that share nothing but the grammar, so that each checks the oth
 
 - ``text_logprob`` runs the forward algorithm over characters and sums all derivations of one text.
 - ``WordFilter`` turns the grammar into an automaton over *pre-tokens* (the pieces that a tokenizer encodes
-  independently of each other): a hypothesis is ``(text said but not yet read, state)``, and ``words`` lists what the next
-  pre-token can be, with probabilities and the hypotheses after it. A prefix of token ids is some complete pre-tokens
-  and the first ids of one more; the Bayes-optimal distribution of the next id is a ratio of sums over pre-tokens.
+  independently of each other): a hypothesis is ``(text said but not yet read, state)``, and ``words`` lists what the
+  next pre-token can be, with probabilities and the hypotheses after it. A prefix of token ids is some complete
+  pre-tokens and the first ids of one more; the Bayes-optimal next id is a ratio of sums over pre-tokens.
 
 Holds for every lossless, deterministic tokenizer that encodes the matches of a regular expression one by one and whose
 matches, all but the last, are settled whatever text follows (llmkit's are).
@@ -78,7 +78,7 @@ class WordFilter:
             p, text, state = unsettled.pop()
             pieces = self.tokenizer.pre_tokens(text)
             if len(pieces) > 1 or (pieces and state is None):
-                word, after = pieces[0], (text[len(pieces[0]):], state)
+                word, after = pieces[0], (text[len(pieces[0]) :], state)
             elif state is None:
                 word, after = END, None
             else:  # let the grammar say more
@@ -111,7 +111,7 @@ class WordFilter:
         return {(self.tokenizer.eos_id,) if word is END else spell(word): (word, p) for word, p in probs.items()}
 
     def next_ids(self, settled: tuple[str, ...], tail: tuple[int, ...]) -> tuple[dict[int, float], float]:
-        """({next id: mass}, total mass) after settled pre-tokens and then the ids `tail`, whose pre-tokens are not settled."""
+        """({next id: mass}, its sum) after settled pre-tokens and the ids `tail`, whose pre-tokens are not settled."""
         out: dict[int, float] = {}
         total = 0.0
         for ids, (word, p) in self.next_words(settled).items():
@@ -120,7 +120,7 @@ class WordFilter:
                     out[ids[len(tail)]] = out.get(ids[len(tail)], 0.0) + p
                     total += p
             elif tail[: len(ids)] == ids:  # this pre-token is complete: go on with the one after it
-                after, mass = self.next_ids((*settled, word), tail[len(ids):])
+                after, mass = self.next_ids((*settled, word), tail[len(ids) :])
                 total += p * mass
                 for i, q in after.items():
                     out[i] = out.get(i, 0.0) + p * q
@@ -133,7 +133,7 @@ class WordFilter:
             ids = self.tokenizer.encode_word(word)
             if tail[: len(ids)] != ids:
                 raise ImpossiblePrefix(f"the ids of {text!r} are not the ones its own tokenizer gives")
-            settled, tail = (*settled, word), tail[len(ids):]
+            settled, tail = (*settled, word), tail[len(ids) :]
         return settled, tail
 
     def next_token_probs(self, ids) -> np.ndarray:

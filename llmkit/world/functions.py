@@ -1,6 +1,6 @@
 """Tiny Python functions: a signature, a docstring that says what to compute, and a body that does. Some are held out.
 
-A function does one thing, or one thing after another ("Double x, then add 3."); the body is one expression or two steps.
+A function does one thing, or two ("Double x, then add 3 to it."); its body is one expression or two steps.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def bodies(program) -> list[str]:
     ways = [way.format(it="x", k=k) for way in VERBS[verb][1]]
     if not rest:
         return [f"    return {way}" for way in ways]
-    (then, k2), = rest
+    ((then, k2),) = rest
     loose = VERBS[verb][2] < VERBS[then][2] < 4  # x + 3 needs brackets before * 2
     one_line = [f"    return {w2.format(it=f'({w})' if loose else w, k=k2)}" for w in ways for w2 in VERBS[then][1]]
     two_lines = [f"    y = {w}\n    return {w2.format(it='y', k=k2)}" for w in ways for w2 in VERBS[then][1]]
@@ -60,8 +60,15 @@ def bodies(program) -> list[str]:
 
 def value(program, x: int) -> int:
     """What a program computes: the truth that generated code is checked against."""
-    compute = {"add": lambda x, k: x + k, "subtract": lambda x, k: x - k, "multiply": lambda x, k: x * k,
-               "double": lambda x, k: 2 * x, "square": lambda x, k: x * x, "limit": min, "lift": max}
+    compute = {
+        "add": lambda x, k: x + k,
+        "subtract": lambda x, k: x - k,
+        "multiply": lambda x, k: x * k,
+        "double": lambda x, k: 2 * x,
+        "square": lambda x, k: x * x,
+        "limit": min,
+        "lift": max,
+    }
     for verb, k in program:
         x = compute[verb](x, k)
     return x

@@ -7,8 +7,8 @@ a pattern) is drawn exactly where its text first appears. That is what keeps the
 small, and so the truth computable (``exact.py``).
 
 Templates are strings with slots: ``"{A} gave the {thing} to {B}."`` A slot names, in this order of search, a method of
-the grammar (``{he:A}`` calls ``he(memory, "A")``), a person (one capital letter), a list of phrases of the same kind, or
-a word list of the town (``{thing2}`` draws a second, different thing). ``"[3] text"`` weighs a phrase three times.
+the grammar (``{he:A}`` calls ``he(memory, "A")``), a person (one capital letter), a list of phrases of the same kind,
+or a word list of the town (``{thing2}`` draws a second, different thing). ``"[3] text"`` weighs a phrase three times.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def uniform(memory: Memory, alternatives) -> list[Option]:
 
 
 class Grammar:
-    """One kind of document: phrases (templates from the town's file) and the rules that a subclass defines as methods."""
+    """One kind of document: phrases (templates from the town's file) and rules, the methods of a subclass."""
 
     def __init__(self, kind: str, phrases: dict[str, list[str]], town):
         self.kind, self.town = kind, town
@@ -56,11 +56,13 @@ class Grammar:
     def start(self) -> tuple:
         return Memory(), ((self.say, "start"),)
 
-    # -- templates ---------------------------------------------------------------------------------------------------
+    # -- templates ----------------------------------------
     def _compile_all(self, key: str, templates: list[str]) -> list[tuple[float, tuple]]:
         weights = [int(m[1]) if (m := WEIGHT.match(t)) else 1 for t in templates]
-        return [(w / sum(weights), self.compile(WEIGHT.sub("", t, count=1), f"[{self.kind}] {key}"))
-                for w, t in zip(weights, templates, strict=True)]
+        return [
+            (w / sum(weights), self.compile(WEIGHT.sub("", t, count=1), f"[{self.kind}] {key}"))
+            for w, t in zip(weights, templates, strict=True)
+        ]
 
     def compile(self, template: str, where: str = "") -> tuple:
         """A template as symbols: its literal strings and a rule for each slot."""
@@ -80,7 +82,7 @@ class Grammar:
             return (self.word, name)
         raise ValueError(f"{where}: the slot {{{slot}}} is neither a rule, a phrase list of this kind nor a word list")
 
-    # -- rules every kind has ----------------------------------------------------------------------------------------
+    # -- rules every kind has ----------------------------------------
     def say(self, memory: Memory, key: str) -> list[Option]:
         """One phrase of a list."""
         return [(p, symbols, memory) for p, symbols in self.phrases[key]]
@@ -102,7 +104,10 @@ class Grammar:
 
     def a(self, memory: Memory, name: str) -> list[Option]:
         """A word with its article: "a lamp", "an apple"."""
-        return [(p, (("an " if said[0][0] in "aeiou" else "a "), *said), after) for p, said, after in self.word(memory, name)]
+        return [
+            (p, (("an " if said[0][0] in "aeiou" else "a "), *said), after)
+            for p, said, after in self.word(memory, name)
+        ]
 
     def he(self, memory, letter):
         return self._pronoun(memory, letter, 0)

@@ -1,8 +1,9 @@
 """Worked patterns: every line of a document follows one hidden rule, which a reader has to infer from the lines before.
 
-A line names an animal, a colour and a fruit in some order; the rule picks one, two or all three of them, either by place
-("the third, then the first") or by meaning ("the fruit, then the animal"). One line often fits a rule of both sorts, two
-seldom do: the Bayes-optimal reader grows surer with every line, and so does a good model. Some rules never occur in training.
+A line names an animal, a colour and a fruit in some order; the rule picks one, two or all three of them, either by
+place ("the third, then the first") or by meaning ("the fruit, then the animal"). One line often fits a rule of both
+sorts, two seldom do: the Bayes-optimal reader grows surer with every line, and so does a good model. Some rules never
+occur in training.
 """
 
 from __future__ import annotations
@@ -49,14 +50,29 @@ class Pattern(Grammar):
 
     def input(self, memory) -> list[Option]:
         """Three words of different meanings, in any order, drawn word by word."""
-        return [(1.0, ((self._next_word,), " ", (self._next_word,), " ", (self._next_word,)), memory.add(order=(), words=()))]
+        return [
+            (
+                1.0,
+                ((self._next_word,), " ", (self._next_word,), " ", (self._next_word,)),
+                memory.add(order=(), words=()),
+            )
+        ]
 
     def _next_word(self, memory) -> list[Option]:
         left = [m for m in MEANINGS if m not in memory["order"]]
-        return [(1 / len(left) / len(self.town.words[m]), (word,), memory.add(order=(*memory["order"], m), words=(*memory["words"], word)))
-                for m in left for word in self.town.words[m]]
+        return [
+            (
+                1 / len(left) / len(self.town.words[m]),
+                (word,),
+                memory.add(order=(*memory["order"], m), words=(*memory["words"], word)),
+            )
+            for m in left
+            for word in self.town.words[m]
+        ]
 
     def output(self, memory) -> list[Option]:
         """What the rule makes of the line; the rule itself is drawn at the first output."""
         rules = (memory["rule"],) if "rule" in memory else self.rules
-        return [(1 / len(rules), (apply(rule, memory["order"], memory["words"]),), memory.add(rule=rule)) for rule in rules]
+        return [
+            (1 / len(rules), (apply(rule, memory["order"], memory["words"]),), memory.add(rule=rule)) for rule in rules
+        ]

@@ -30,11 +30,13 @@ class Biography(Grammar):
         go_on = (" ", (self.fact_sentence,), (self.more,))
         return [(p, symbols, memory) for p, symbols in ((p_stop, ()), (1 - p_stop, go_on)) if p > 0]
 
-    # -- the subject: a full name first, then a pronoun or a name ------------------------------------------------------
+    # -- the subject: a full name first, then a pronoun or a name ----------------------------------------
     def name(self, memory) -> list[Option]:
         """Draw the subject: a first name, then a last name among those who share it."""
-        return [(len(group) / self.n_residents, (first, " ", (self.last_name,)), memory.add(S=first))
-                for first, group in self.shares.items()]
+        return [
+            (len(group) / self.n_residents, (first, " ", (self.last_name,)), memory.add(S=first))
+            for first, group in self.shares.items()
+        ]
 
     def last_name(self, memory) -> list[Option]:
         group = self.shares[memory["S"]]
@@ -62,7 +64,7 @@ class Biography(Grammar):
     def whose(self, memory):
         return self._subject(memory, 2, "'s")
 
-    # -- the facts -------------------------------------------------------------------------------------------------------
+    # -- the facts ----------------------------------------
     def _fact(self, memory, attribute) -> list[Option]:
         resident = self.town.by_name[f"{memory['S']} {memory['last']}"]
         return [(1.0, (resident.fact(attribute),), memory)]
@@ -119,7 +121,9 @@ class Passage(StrangersBiography):
         super().__init__(bio_phrases | phrases, town, ())
         self.kind = "passage"
         taken = {(r.first, r.last) for group in town.residents.values() for r in group}
-        self.free = {first: [last for last in town.last_names if (first, last) not in taken] for first in town.first_names}
+        self.free = {
+            first: [last for last in town.last_names if (first, last) not in taken] for first in town.first_names
+        }
 
     def start(self):
         return Memory(told=(), read=()), ((self._person,), (self._questions,))
@@ -134,7 +138,9 @@ class Passage(StrangersBiography):
         return [(1 / len(lasts), (last,), memory.add(friend=f"{memory['friend']} {last}")) for last in lasts]
 
     def _person(self, memory) -> list[Option]:
-        return [(1.0, ((self.say, "arrival"), " ", (self.fact_sentence,), " ", (self.fact_sentence,), (self._on,)), memory)]
+        return [
+            (1.0, ((self.say, "arrival"), " ", (self.fact_sentence,), " ", (self.fact_sentence,), (self._on,)), memory)
+        ]
 
     def _on(self, memory) -> list[Option]:
         """Another fact, another person (once), or the questions."""
@@ -155,9 +161,11 @@ class Passage(StrangersBiography):
         facts = [(name, a, value) for name, told in memory["read"] for a, value in told if (name, a) not in asked]
         base = Memory(read=memory["read"])
         p = 0.5 if asked else 1.0
-        ask = (((self.say, "question"), (self._questions,)) if len(asked) < 2 else ((self.say, "question"),))
-        options = [(p / len(facts), ask, base.add(asked_before=(*asked, (name, a)), about=(name, a, value)))
-                   for name, a, value in facts]
+        ask = ((self.say, "question"), (self._questions,)) if len(asked) < 2 else ((self.say, "question"),)
+        options = [
+            (p / len(facts), ask, base.add(asked_before=(*asked, (name, a)), about=(name, a, value)))
+            for name, a, value in facts
+        ]
         return options if not asked else [(0.5, (), memory), *options]
 
     def ask(self, memory) -> list[Option]:
@@ -171,7 +179,7 @@ class Passage(StrangersBiography):
 
 
 class Hops(Biography):
-    """"The best friend of Ada Fenn lives on Mill Lane", told at once or in steps; some residents are held out."""
+    """ "The best friend of Ada Fenn lives on Mill Lane", told at once or in steps; some residents are held out."""
 
     SHARE_HELD_OUT = 0.25
 

@@ -23,7 +23,7 @@ ASKED = {  # attribute: the beginning of a sentence that only this fact can comp
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and its answer; `choices` for multiple choice (the answer among them), `cases` (input, output) for code."""
+    """A prompt and its answer; `choices` for multiple choice (the answer is one), `cases` (input, output) for code."""
 
     task: str
     prompt: str
@@ -39,14 +39,18 @@ def facts(world, split: str, n: int) -> list[Question]:
     asked = []
     for resident in _choose(world.town.residents, groups, split):
         for attribute in ATTRIBUTES:
-            among = values[attribute] if attribute != "friend" else [r.name for r in world.town.residents[groups[split]]]
+            among = (
+                values[attribute] if attribute != "friend" else [r.name for r in world.town.residents[groups[split]]]
+            )
             choices = tuple(f" {value}" for value in among)
-            asked.append(Question("facts", ASKED[attribute].format(name=resident.name), f" {resident.fact(attribute)}", choices))
+            asked.append(
+                Question("facts", ASKED[attribute].format(name=resident.name), f" {resident.fact(attribute)}", choices)
+            )
     return _some(asked, n, "facts")
 
 
 def hops(world, split: str, n: int) -> list[Question]:
-    """A fact about somebody's best friend, to be told at once; splits: train, test (residents held out of such texts)."""
+    """A fact about somebody's best friend, told at once; splits: train, test (residents held out of such texts)."""
     return _hops(world, split, n, "hops", "The best friend of {name} {has}")
 
 
@@ -118,7 +122,7 @@ def sums_worked(world, split: str, n: int) -> list[Question]:
 
 
 def patterns(world, split: str, n: int) -> list[Question]:
-    """The last of six lines that follow one rule; splits: train, test (rules held out). Cut lines off for fewer shots."""
+    """The last of six lines that follow one rule; splits: train, test (rules held out). Fewer lines, fewer shots."""
     chosen = []
     for text in _texts(world, "pattern", "patterns", split, split):
         lines = text.split("\n")
@@ -142,12 +146,12 @@ def code(world, split: str, n: int) -> list[Question]:
 
 
 TASKS = {
-    "facts": facts, "tracking": tracking, "belief": belief, "reading": reading, "hops": hops, "hops_worked": hops_worked,
-    "sums": sums_plain, "sums_worked": sums_worked, "patterns": patterns, "code": code,
+    "facts": facts, "tracking": tracking, "belief": belief, "reading": reading, "hops": hops,
+    "hops_worked": hops_worked, "sums": sums_plain, "sums_worked": sums_worked, "patterns": patterns, "code": code,
 }  # fmt: skip
 
 
-# -- helpers ---------------------------------------------------------------------------------------------------------------
+# -- helpers ----------------------------------------
 def _split(split: str) -> str:
     if split not in ("train", "test"):
         raise ValueError(f"no split {split!r} of this task; there are train, test")

@@ -1,6 +1,6 @@
 """Stories in which things change hands. Most plots are phrases alone (see the town's file); the one in which a thing is
-handed on and on needs to know at every moment who is there (`present`), and who holds the thing (`H`) or that it is in a
-box (`boxed`): this is where a model learns to track a state. Another one counts."""
+handed on and on needs to know at every moment who is there (`present`), and who holds the thing (`H`) or that it is in
+a box (`boxed`): this is where a model learns to track a state. Another one counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class Story(Grammar):
     def event(self, memory) -> list[Option]:
         """What happens next: somebody comes, gives, puts away, takes out, nothing much, or the end."""
         n = memory["n_events"]
-        weights = {self.giving: 5.0, self.putting: 1.0, self.arrival: 1.0} if not memory["boxed"] else {self.taking: 4.0}
+        weights = (
+            {self.giving: 5.0, self.putting: 1.0, self.arrival: 1.0} if not memory["boxed"] else {self.taking: 4.0}
+        )
         if len(memory["present"]) == 4:
             weights.pop(self.arrival, None)
         if not memory["quiet"]:
@@ -44,16 +46,28 @@ class Story(Grammar):
 
     def _to_somebody(self, memory, key, receivers) -> list[Option]:
         n = memory["n_events"] + 1
-        return [(1 / len(receivers), ((self.say, key),), memory.add(G=memory["H"], R=r, H=r, n_events=n, quiet=False, boxed=False))
-                for r in receivers]
+        return [
+            (
+                1 / len(receivers),
+                ((self.say, key),),
+                memory.add(G=memory["H"], R=r, H=r, n_events=n, quiet=False, boxed=False),
+            )
+            for r in receivers
+        ]
 
     def putting(self, memory) -> list[Option]:
-        return [(1.0, ((self.say, "puts"),), memory.add(G=memory["H"], n_events=memory["n_events"] + 1, quiet=False, boxed=True))]
+        return [
+            (
+                1.0,
+                ((self.say, "puts"),),
+                memory.add(G=memory["H"], n_events=memory["n_events"] + 1, quiet=False, boxed=True),
+            )
+        ]
 
     def pause(self, memory) -> list[Option]:
         return [(1.0, ((self.say, "meanwhile"),), memory.add(quiet=True))]
 
-    # -- the plot in which somebody gives away some of what they have ----------------------------------------------------
+    # -- the plot in which somebody gives away some of what they have ----------------------------------------
     def n_many(self, memory) -> list[Option]:
         return self._number(memory, "n_many", range(3, len(self.town.words["number"]) + 1))
 

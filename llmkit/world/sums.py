@@ -1,10 +1,10 @@
-"""Sums: of two numbers, told at once or worked out, and of three to five digits, worked out. Some pairs are held out."""
+"""Sums of two numbers, told at once or worked out, and of three to five digits, worked out. Some are held out."""
 
 from __future__ import annotations
 
 from functools import cache
 
-from .grammar import Grammar, Memory, Option
+from .grammar import Grammar, Option
 from .town import held_out
 
 SHARE_HELD_OUT = 0.1
@@ -49,11 +49,15 @@ class Sums(Grammar):
 
     def terms(self, memory) -> list[Option]:
         """Three to five digits; how many is drawn at once, for it decides which sign follows."""
-        return [(p / len(N_TERMS), symbols, after) for n in N_TERMS for p, symbols, after in self._first(memory, DIGITS, n)]
+        return [
+            (p / len(N_TERMS), symbols, after) for n in N_TERMS for p, symbols, after in self._first(memory, DIGITS, n)
+        ]
 
     def _first(self, memory, numbers, n) -> list[Option]:
         choices = firsts(numbers, self.split)
-        return [(1 / len(choices), (f"{a} +", (self._next,)), memory.add(terms=(a,), n=n, numbers=numbers)) for a in choices]
+        return [
+            (1 / len(choices), (f"{a} +", (self._next,)), memory.add(terms=(a,), n=n, numbers=numbers)) for a in choices
+        ]
 
     def _next(self, memory) -> list[Option]:
         terms, n, numbers = memory["terms"], memory["n"], memory["numbers"]

@@ -40,8 +40,12 @@ class Town:
         if missing:
             raise ValueError(f"{path}: a town's file needs the entries {sorted(missing)}")
         self.name, self.words, self.fact_values = data["name"], data["words"], data["facts"]
-        self.phrases = {kind: table for kind, table in data.items() if kind not in ("name", "pronouns", "names", "facts", "words")}
-        self.pronouns = {name: data["pronouns"][gender] for gender in data["pronouns"] for name in data["names"][gender]}
+        self.phrases = {
+            kind: table for kind, table in data.items() if kind not in ("name", "pronouns", "names", "facts", "words")
+        }
+        self.pronouns = {
+            name: data["pronouns"][gender] for gender in data["pronouns"] for name in data["names"][gender]
+        }
         self.first_names, self.last_names = sorted(self.pronouns), data["names"]["last"]
         self.residents = self._settle(random.Random(f"{seed} residents"))
         self.by_name = {r.name: r for group in self.residents.values() for r in group}
@@ -52,17 +56,21 @@ class Town:
         n = sum(N_RESIDENTS.values())
         pairs = [(first, last) for last in self.last_names for first in self.first_names]
         if len(pairs) < 4 * n:
-            raise ValueError(f"{len(self.first_names)} first and {len(self.last_names)} last names are too few for {n} residents")
+            raise ValueError(
+                f"{len(self.first_names)} first and {len(self.last_names)} last names are too few for {n} residents"
+            )
         chosen = rng.sample(pairs, n)
         residents, begin = {}, 0
         for group, size in N_RESIDENTS.items():
-            names = chosen[begin: begin + size]
+            names = chosen[begin : begin + size]
             begin += size
             residents[group] = tuple(Resident(*name, self._facts(name, names, rng)) for name in names)
         return residents
 
     def _facts(self, name, group, rng) -> tuple[tuple[str, str], ...]:
-        values = {attribute: rng.choice(self.fact_values[attribute]) for attribute in ATTRIBUTES if attribute != "friend"}
+        values = {
+            attribute: rng.choice(self.fact_values[attribute]) for attribute in ATTRIBUTES if attribute != "friend"
+        }
         values["friend"] = " ".join(rng.choice([other for other in group if other != name]))
         return tuple(values.items())
 

@@ -1,0 +1,30 @@
+"""What a notebook needs besides llmkit: a beginning that is the same on every machine, and claims that are checked."""
+
+from llmkit import device
+
+
+class ClaimError(AssertionError):
+    """A result fell outside the band that the lesson claims."""
+
+
+_mine = False
+
+
+def begin(name: str, seed: int = 0, mine: bool = False) -> None:
+    """Seed everything, choose the device, and say what was chosen. mine=True: claims report, but never fail."""
+    global _mine
+    _mine = mine
+    device.seed_everything(seed)
+    print(f"{name}: seed {seed}, {device.best_device()}")
+
+
+def claim(what: str, value: float, between: tuple[float, float]) -> None:
+    """State a result with its band. Outside it: a ClaimError, or a remark if the checkpoints are the learner's own."""
+    low, high = between
+    value = float(value)
+    if low <= value <= high:
+        print(f"✓ {what}: {value:.3g} (claimed: {low:g} to {high:g})")
+    elif _mine:
+        print(f"– {what}: {value:.3g}; the course's own checkpoints give {low:g} to {high:g}")
+    else:
+        raise ClaimError(f"{what}: {value:.3g} is outside the claimed band of {low:g} to {high:g}")

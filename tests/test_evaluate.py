@@ -1,0 +1,86 @@
+"""Intervals are those of the textbook, and a model that knows the truth has no excess loss."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import binomtest
+from torch import nn
+
+from llmkit import tasks
+from llmkit.config import preset
+from llmkit.evaluate import complete, excess_loss, score, wilson
+from llmkit.model import Transformer
+from llmkit.tokenizer import Tokenizer
+from llmkit.world import World
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World(0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(world):
+    return Tokenizer.train([d.text for d in world.documents(1000, seed=1)], vocab_size=500)
+
+
+class Oracle(nn.Module):
+    """A "model" whose logits are the true log-probabilities; slow, and as good as any model can be."""
+
+    def __init__(self, world, tokenizer, floor=1e-30):
+        super().__init__()
+        self.world, self.tokenizer, self.floor = world, tokenizer, floor
+        self.config = preset("tiny", vocab_size=tokenizer.vocab_size)
+        self.anchor = nn.Parameter(torch.zeros(1))
+
+    def forward(self, idx):
+        rows = []
+        for row in idx.tolist():
+            length = len(row) - next((n for n, i in enumerate(row[::-1]) if i != self.tokenizer.eos_id), 0)  # padding
+            probs = [self.world.next_token_probs(row[1 : t + 1], self.tokenizer) for t in range(length)]
+            rows.append([torch.tensor(p).clamp_min(self.floor).log() for p in probs])
+            rows[-1] += [torch.zeros(self.config.vocab_size, dtype=torch.float64)] * (len(row) - length)
+        return torch.stack([torch.stack(row) for row in rows])
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (50, 100), (299, 300), (7, 7)])
+def test_wilson_equals_scipy(successes, n):
+    expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    ours = wilson(successes, n)
+    assert (ours.low, ours.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert ours.value == successes / n and ours.n == n
+
+
+def test_the_truth_has_no_excess_loss(world, tokenizer):
+    documents = world.documents(6, seed=3)
+    result = excess_loss(Oracle(world, tokenizer), tokenizer, documents)
+    assert result.loss == pytest.approx(result.floor, abs=1e-4) and abs(result.excess) < 1e-4
+    assert result.n == 6
+
+
+def test_excess_of_a_model_that_knows_nothing(world, tokenizer):
+    model = Transformer(preset("nano", vocab_size=tokenizer.vocab_size, context_length=300))
+    documents = world.documents(20, seed=4)
+    n_tokens = sum(len(tokenizer.encode(d.text)) + 1 for d in documents)
+    result = excess_loss(model, tokenizer, documents)
+    assert result.loss == pytest.approx(math.log(tokenizer.vocab_size), abs=0.3)
+    assert result.floor == pytest.approx(sum(d.nats for d in documents) / n_tokens)
+    assert result.excess == pytest.approx(result.loss - result.floor)
+    assert result.low < result.excess < result.high
+
+
+def test_score_counts_verified_answers(world, tokenizer):
+    """A model that always says the same is right as often as that is the answer."""
+    model = Transformer(preset("nano", vocab_size=tokenizer.vocab_size, context_length=300))
+    task = tasks.load(world, "sums", "train", 30)
+    answers = complete(model, tokenizer, [q.prompt for q in task.questions], task.max_new_tokens, batch_size=7)
+    assert len(answers) == 30
+    assert score(model, tokenizer, task).value == sum(map(task.verify, task.questions, answers)) / 30
+    always_right = tasks.Task("sums", task.questions, lambda question, completion: 1.0, 3)
+    assert score(model, tokenizer, always_right).value == 1.0
+
+
+def test_no_questions_is_an_error():
+    with pytest.raises(ValueError, match="at least one question"):
+        wilson(0, 0)
