@@ -46,6 +46,9 @@ def text_logprob(start: list[tuple[float, tuple]], text: str) -> float:
                 continue
             there = waiting[end]
             for p, after in choice:
+                first = after[1][0] if after[1] else None
+                if isinstance(first, str) and not text.startswith(first, end):
+                    continue  # most of fifty names: dropped before they cost anything
                 new = logp + math.log(p)
                 there[after] = log_add(there[after], new) if after in there else new
     return total

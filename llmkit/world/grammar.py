@@ -100,7 +100,11 @@ class Grammar:
             return [(1.0, (memory[name],), memory)]
         taken = set(memory.values())
         free = [v for v in values if v not in taken]
-        return [(1.0 / len(free), (v,), Memory(memory, **{name: v})) for v in free]
+        return [(1.0 / len(free), (v, (self.remember, name, v)), memory) for v in free]
+
+    def remember(self, memory: Memory, name: str, value) -> list[Option]:
+        """Says nothing. A draw puts this after the word, so that a word that does not fit costs no new memory."""
+        return [(1.0, (), Memory(memory, **{name: value}))]
 
     def a(self, memory: Memory, name: str) -> list[Option]:
         """A word with its article: "a lamp", "an apple"."""
