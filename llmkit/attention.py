@@ -19,6 +19,9 @@ from torch.autograd.function import once_differentiable
 from llmkit.config import ModelConfig
 from llmkit.positions import rotate
 
+X86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+SUM = 0  # embedding_bag's mode
+
 
 def causal_mask(t: int, device=None) -> torch.Tensor:
     """(T, T) bool, True where the query (row) may look at the key (column): at itself and before."""
@@ -52,8 +55,10 @@ def attention(q, k, v, mask=None):
 
 def fused_attention(q, k, v, mask=None):
     """`attention`'s out by the fused kernel, which never holds the (T, S) scores. Without a mask, T is S or 1."""
-    is_causal = mask is None and q.shape[2] > 1  # a single query sees all: the kernel would count it as the first
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=True)
+    if q.shape[2] == 1:  # decoding: a group's queries see the same keys, so they can be one head's G queries
+        q = q.view(k.shape[0], k.shape[1], -1, k.shape[3])  # (B, K, G, D)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).view(k.shape[0], -1, 1, k.shape[3])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
 
 
 class RMSNorm(nn.Module):
@@ -68,21 +73,28 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm(x, weight, eps):
-    """RMSNorm with a weight that may also differ between heads, (H, D); PyTorch's own kernel where it has one (GPUs)."""
+    """`RMSNorm` as a function; the weight may differ between heads, (H, D). GPUs have a fused kernel, CPUs have not."""
     if not x.is_cpu:
         return F.rms_norm(x, x.shape[-1:], eps=eps) * weight
-    return _RMSNorm.apply(x, weight, eps)
+    if torch.is_grad_enabled():
+        return _RMSNorm.apply(x, weight, eps)
+    return (x * weight).mul_(_inverse_rms(x, eps))
+
+
+def _inverse_rms(x, eps):
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return torch.addcmul(x.new_full((), eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
 
 
 class _RMSNorm(torch.autograd.Function):
-    """On a CPU, PyTorch composes RMSNorm of many passes over memory; written out, forward and backward take a third.
+    """RMSNorm for training on a CPU, where PyTorch's takes many passes over memory; this takes a third of its time.
 
     With r = 1 / rms(x), n = x r and g the gradient:  dw = sum(g n),  dx = r (g w - n mean(g w n)).
     """
 
     @staticmethod
     def forward(ctx, x, weight, eps):
-        r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        r = _inverse_rms(x, eps)
         n = x * r
         ctx.save_for_backward(n, r, weight)
         return n * weight
@@ -96,6 +108,27 @@ class _RMSNorm(torch.autograd.Function):
         return grad_n.addcmul_(n, mean, value=-1).mul_(r), (grad * n).sum_to_size(weight.shape), None
 
 
+class Linear(nn.Linear):
+    """nn.Linear without bias, and quick with one token at a time, which is what decoding brings.
+
+    The (out, in) matrix is stored column by column. One token's product is then a sum of contiguous columns weighted by
+    the token's numbers. On x86, PyTorch's `embedding_bag` does that at the speed of memory, one bag of columns a thread:
+    about 5 x as fast as its matrix product, which uses one thread here and reads memory badly.
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features, bias=False)
+        self.weight = nn.Parameter(torch.empty(in_features, out_features).t())
+        self.register_buffer("columns", torch.arange(in_features), persistent=False)
+
+    def forward(self, x):
+        if torch.is_grad_enabled() or x.numel() != self.in_features or not (X86 and x.is_cpu and x.dtype == torch.float32):
+            return F.linear(x, self.weight)
+        bag_starts = self.columns[:: -(-self.in_features // torch.get_num_threads())]
+        bags = torch.embedding_bag(self.weight.t(), self.columns, bag_starts, False, SUM, False, x.view(-1))[0]
+        return bags.sum(0).view(*x.shape[:-1], -1)
+
+
 class Attention(nn.Module):
     """Attention with its projections: (B, T, C) -> (B, T, C). Query, key and value share one matrix product."""
 
@@ -103,23 +136,23 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
         heads = config.n_head + 2 * config.n_kv_head
-        self.qkv = nn.Linear(config.d_model, heads * config.head_dim, bias=False)  # rows: queries, keys, values
+        self.qkv = Linear(config.d_model, heads * config.head_dim)  # rows: queries, keys, values
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
         self.qk_norm = config.qk_norm
-        self.out = nn.Linear(config.n_head * config.head_dim, config.d_model, bias=False)
+        self.out = Linear(config.n_head * config.head_dim, config.d_model)
 
     def forward(self, x, angles, mask=None, cache=None, layer=0):
         B, T, _ = x.shape
         heads = self.qkv(x).view(B, T, -1, self.head_dim)  # (B, T, H + 2K, D)
-        qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
+        qk, v = heads.split_with_sizes((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
         if self.qk_norm:  # queries and keys in one pass, each kind with its own weight
             q_weight, k_weight = self.q_norm.weight, self.k_norm.weight
             weight = torch.cat((q_weight.expand(self.n_head, -1), k_weight.expand(self.n_kv_head, -1)))  # (H + K, D)
             qk = rms_norm(qk, weight, self.q_norm.eps)
         qk, v = rotate(qk, *angles).transpose(1, 2), v.transpose(1, 2)  # (B, H + K or K, T, D)
-        q, k = qk.split((self.n_head, self.n_kv_head), dim=1)
+        q, k = qk.split_with_sizes((self.n_head, self.n_kv_head), dim=1)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, K, S, D)
         out = fused_attention(q, k, v, mask)  # (B, H, T, D)

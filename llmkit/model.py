@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llmkit.attention import Attention, RMSNorm, document_mask
+from llmkit.attention import Attention, Linear, RMSNorm, document_mask
 from llmkit.config import ModelConfig
 from llmkit.positions import RoPE
 
@@ -25,8 +25,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate_up = nn.Linear(config.d_model, 2 * config.d_ff, bias=False)  # rows: gate, up
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.gate_up = Linear(config.d_model, 2 * config.d_ff)  # rows: gate, up
+        self.down = Linear(config.d_ff, config.d_model)
 
     def forward(self, x):
         gate, up = self.gate_up(x).chunk(2, dim=-1)  # 2 x (B, T, F)

@@ -35,7 +35,11 @@ class RoPE(nn.Module):
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turn x (B, T, H, D) by the angles of its positions: (a cos - b sin, b cos + a sin) for its halves a and b."""
-    return _Rotate.apply(x, cos, sin)
+    return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _rotate(x, cos, sin)
+
+
+def _rotate(x, cos, sin):
+    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)  # (a, b) rolled by half is (b, a)
 
 
 class _Rotate(torch.autograd.Function):
@@ -44,14 +48,10 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, cos, sin):
         ctx.save_for_backward(cos, sin)
-        return (x * cos).addcmul_(_swap_halves(x), sin)
+        return _rotate(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         cos, sin = ctx.saved_tensors
-        return (grad * cos).addcmul_(_swap_halves(grad), sin, value=-1), None, None
-
-
-def _swap_halves(x):
-    return x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # (a, b) -> (b, a)
+        return _rotate(grad, cos, -sin), None, None

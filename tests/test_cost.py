@@ -23,8 +23,8 @@ def test_parameters_equal_the_models(name, overrides):
 
 
 def test_presets_have_their_sizes():
-    millions = {name: round(parameters(preset(name)).total / 1e6, 1) for name in PRESETS}
-    assert millions == {"nano": 0.2, "tiny": 0.8, "small": 4.7, "medium": 123.6}
+    millions = {name: parameters(preset(name)).total / 1e6 for name in PRESETS}
+    assert millions == pytest.approx({"nano": 0.23, "tiny": 0.85, "small": 4.7, "medium": 124}, rel=0.1)
 
 
 def counted(run) -> int:

@@ -60,7 +60,7 @@ def test_packed_gradients_are_the_sum_of_each_alone():
 
 def test_initial_loss_is_that_of_a_uniform_guess():
     torch.manual_seed(0)
-    net = Transformer(preset("nano"))
+    net = Transformer(preset("nano", vocab_size=512))
     idx = torch.randint(0, 512, (4, 64))
     loss = torch.nn.functional.cross_entropy(net(idx).flatten(0, 1), torch.randint(0, 512, (256,)))
     assert abs(loss.item() - math.log(512)) < 0.1

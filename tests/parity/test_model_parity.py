@@ -24,7 +24,7 @@ def config_of(name) -> ModelConfig:
     return ModelConfig(**{**sizes, **CASES[name]})
 
 
-def hf_model(config: ModelConfig):
+def hf_model(config: ModelConfig, attn_implementation="eager"):
     common = dict(
         vocab_size=config.vocab_size,
         max_position_embeddings=config.context_length,
@@ -37,7 +37,7 @@ def hf_model(config: ModelConfig):
         rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         rms_norm_eps=config.norm_eps,
         tie_word_embeddings=config.tie_embeddings,
-        attn_implementation="eager",
+        attn_implementation=attn_implementation,
     )
     kind = "Qwen3" if config.qk_norm else "Llama"
     hf_config = getattr(transformers, f"{kind}Config")(**common)
