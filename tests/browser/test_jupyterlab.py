@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,8 +109,9 @@ class Seen:
     left: list[str]  # addresses of requests that would have left the machine
 
 
-def run_all(browser, server, name, notebook) -> Seen:
-    """Open a notebook in JupyterLab, run all its cells, and say what the page showed."""
+@contextmanager
+def opened(browser, server, name, notebook):
+    """A page on which all cells of a notebook have run in JupyterLab, and the addresses that it called outside."""
     nbformat.write(notebook, server.folder / name)
     context = browser.new_context(viewport={"width": 1200, "height": 1500}, service_workers="block")
     page, left = context.new_page(), []
@@ -131,14 +133,20 @@ def run_all(browser, server, name, notebook) -> Seen:
         page.get_by_text("Run All Cells", exact=True).click()
         wait_until(page, lambda: has_run(page, notebook), "end of the last cell")
         page.wait_for_load_state("networkidle")
-        pictures = page.locator(f"{OUTPUT} img").evaluate_all("all => all.filter(one => one.naturalWidth > 0).length")
-        return Seen(exceptions(page), pictures, left)
+        yield page, left
     except Exception:
         FAILURES.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=FAILURES / f"{Path(name).stem}.png")
         raise
     finally:
         context.close()
+
+
+def run_all(browser, server, name, notebook) -> Seen:
+    """Open a notebook in JupyterLab, run all its cells, and say what the page showed."""
+    with opened(browser, server, name, notebook) as (page, left):
+        pictures = page.locator(f"{OUTPUT} img").evaluate_all("all => all.filter(one => one.naturalWidth > 0).length")
+        return Seen(exceptions(page), pictures, left)
 
 
 def exceptions(page) -> list[str]:
@@ -183,3 +191,35 @@ def test_this_check_sees_an_exception_and_a_page_that_calls_out(browser, server)
         new_markdown_cell("not a cell that runs"), new_code_cell("1 / 0")])))
     assert [error for error in seen.errors if "ZeroDivisionError" in error] and set(seen.left) == {outside}
     assert seen.pictures == 0
+
+
+WIDGET = """
+from llmkit.tokenizer import Tokenizer
+from llmkit.widgets.bpe import bpe_movie
+
+bpe_movie(Tokenizer.train(["the other mother bothers the father"], 269), "the brother")
+"""
+
+
+def test_a_widget_is_used_by_keyboard(browser, server):
+    notebook = with_canary(new_notebook(cells=[new_code_cell(WIDGET)]))
+    with opened(browser, server, "widget.ipynb", notebook) as (page, left):
+        frame = page.locator(".llmkit-frame")
+        said, drawing = frame.locator(".llmkit-said"), frame.locator("svg[role=img]")
+        slider = frame.locator("[role=slider]").first
+        for key, last in (("Home", 0), ("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
+            before = drawing.inner_html()
+            slider.focus()
+            page.keyboard.press(key)
+            wait_until(page, lambda last=last: f"→ {last}." in said.inner_text(), f"answer to {key}")
+            assert drawing.inner_html() != before
+        frame.locator("input[type=text]").fill("<b>bb</b>")
+        page.keyboard.press("Tab")
+        wait_until(page, lambda: "<b>bb</b>" in said.inner_text(), "answer to the text")
+        n_cells = page.locator(".jp-Notebook .jp-Cell").count()
+        slider.focus()
+        page.keyboard.press("b")  # a shortcut of the notebook: it would add a cell below
+        page.keyboard.press("End")
+        wait_until(page, lambda: said.get_attribute("role") == "status", "live region")
+        assert page.locator(".jp-Notebook .jp-Cell").count() == n_cells
+        assert exceptions(page) == [] and left == []
