@@ -19,9 +19,6 @@ from torch.autograd.function import once_differentiable
 from llmkit.config import ModelConfig
 from llmkit.positions import rotate
 
-X86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-SUM = 0  # embedding_bag's mode
-
 
 def causal_mask(t: int, device=None) -> torch.Tensor:
     """(T, T) bool, True where the query (row) may look at the key (column): at itself and before."""
@@ -109,24 +106,11 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """nn.Linear without bias, and quick with one token at a time, which is what decoding brings.
-
-    The (out, in) matrix is stored column by column. One token's product is then a sum of contiguous columns weighted by
-    the token's numbers. On x86, PyTorch's `embedding_bag` does that at the speed of memory, one bag of columns a thread:
-    about 5 x as fast as its matrix product, which uses one thread here and reads memory badly.
-    """
+    """nn.Linear without bias, its (out, in) matrix stored column by column, as `decode` reads it."""
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__(in_features, out_features, bias=False)
         self.weight = nn.Parameter(torch.empty(in_features, out_features).t())
-        self.register_buffer("columns", torch.arange(in_features), persistent=False)
-
-    def forward(self, x):
-        if torch.is_grad_enabled() or x.numel() != self.in_features or not (X86 and x.is_cpu and x.dtype == torch.float32):
-            return F.linear(x, self.weight)
-        bag_starts = self.columns[:: -(-self.in_features // torch.get_num_threads())]
-        bags = torch.embedding_bag(self.weight.t(), self.columns, bag_starts, False, SUM, False, x.view(-1))[0]
-        return bags.sum(0).view(*x.shape[:-1], -1)
 
 
 class Attention(nn.Module):
@@ -148,12 +132,15 @@ class Attention(nn.Module):
         heads = self.qkv(x).view(B, T, -1, self.head_dim)  # (B, T, H + 2K, D)
         qk, v = heads.split_with_sizes((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
         if self.qk_norm:  # queries and keys in one pass, each kind with its own weight
-            q_weight, k_weight = self.q_norm.weight, self.k_norm.weight
-            weight = torch.cat((q_weight.expand(self.n_head, -1), k_weight.expand(self.n_kv_head, -1)))  # (H + K, D)
-            qk = rms_norm(qk, weight, self.q_norm.eps)
+            qk = rms_norm(qk, self.qk_weight(), self.q_norm.eps)
         qk, v = rotate(qk, *angles).transpose(1, 2), v.transpose(1, 2)  # (B, H + K or K, T, D)
         q, k = qk.split_with_sizes((self.n_head, self.n_kv_head), dim=1)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, K, S, D)
         out = fused_attention(q, k, v, mask)  # (B, H, T, D)
         return self.out(out.transpose(1, 2).reshape(B, T, -1))
+
+    def qk_weight(self):
+        """QK-norm's weight for each query head, then each key head: (H + K, D)."""
+        q, k = self.q_norm.weight, self.k_norm.weight
+        return torch.cat((q.expand(self.n_head, -1), k.expand(self.n_kv_head, -1)))

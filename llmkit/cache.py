@@ -55,11 +55,11 @@ class KVCache:
         """Store one layer's new k and v (B, K, T, D); returns all that the layer holds, each (B, K, S, D)."""
         for store, new in ((self.k[layer], k.detach()), (self.v[layer], v.detach())):
             if isinstance(self._slots, slice):
-                store[:, :, self._slots] = new
+                store.narrow(2, self._slots.start, new.shape[2]).copy_(new)
             else:
                 slots = self._slots[:, None, :, None].expand_as(new)  # (B, K, T, D)
                 store.scatter_(2, slots, new)
-        return self.k[layer][:, :, : self._end], self.v[layer][:, :, : self._end]
+        return self.k[layer].narrow(2, 0, self._end), self.v[layer].narrow(2, 0, self._end)
 
     def truncate(self, lengths):
         """Forget what lies beyond each row's length: after a padded prefill, or to take tokens back."""

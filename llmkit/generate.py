@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llmkit.cache import KVCache
+from llmkit.decode import decoder
 from llmkit.model import Transformer
 from llmkit.sampling import check_parameters, sample
 
@@ -100,6 +101,7 @@ def _decode(model, idx, lengths, max_new_tokens, eos_id, sampling) -> Iterator[T
     idx = idx.to(weight.device)
     batch_size, length = idx.shape
     cache = KVCache(model.config, batch_size, length + max_new_tokens, device=weight.device, dtype=weight.dtype)
+    step = decoder(model, batch_size)
     logits = model(idx, cache)  # (B, T, V)
     if lengths is None:
         logits = logits[:, -1]  # (B, V)
@@ -117,7 +119,7 @@ def _decode(model, idx, lengths, max_new_tokens, eos_id, sampling) -> Iterator[T
         yield token
         if left == 0 or eos_id is not None and done.all():
             return
-        logits = model(token[:, None], cache)[:, -1]  # (B, V)
+        logits = step(token[:, None], cache)[:, -1]  # (B, V)
 
 
 def _check(model: Transformer, idx: Tensor, length: int, max_new_tokens: int, sampling: dict) -> None:

@@ -78,7 +78,7 @@ class Transformer(nn.Module):
         doc_ids (B, T) numbers the documents of a packed row: tokens see only their own document, as if each had been
         run alone. With a `cache`, idx continues the texts that the cache holds.
         """
-        self._check(idx, cache, doc_ids)
+        self.check(idx, cache, doc_ids)
         B, T = idx.shape
         if cache is not None:
             positions, mask = cache.begin(B, T)
@@ -91,7 +91,8 @@ class Transformer(nn.Module):
             x = block(x, angles, mask, cache, layer)
         return self.lm_head(self.norm_f(x))  # (B, T, V)
 
-    def _check(self, idx, cache, doc_ids):
+    def check(self, idx, cache=None, doc_ids=None):
+        """A ValueError that says what to do, for what `forward` cannot run."""
         if idx.dim() != 2 or idx.dtype != torch.int64 or idx.shape[1] == 0:
             raise ValueError(f"idx must be (B, T) int64 with T >= 1, not {tuple(idx.shape)} {idx.dtype}")
         if idx.shape[1] > self.config.context_length:

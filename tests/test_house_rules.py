@@ -10,7 +10,7 @@ MAX_LINES = 300
 LAYERS = (  # a module imports from lower rows, or from the left in its own
     "config device sandbox",
     "tokenizer unigram chat world corpora data tasks",
-    "positions flash attention moe model cache cost",
+    "positions flash attention moe model cache decode cost",
     "checkpoint hf activations logprobs optim sampling",
     "generate engine train",
     "scaling evaluate sft quantize lora adapters reward ppo dpo grpo speculative merge",
