@@ -1,4 +1,5 @@
 """Widgets without a browser: what they draw, what they say, what they leave where no kernel runs."""
+import asyncio
 import base64
 import io
 import json
@@ -12,13 +13,19 @@ from PIL import Image
 
 from llmkit import sampling
 from llmkit.config import preset
+from llmkit.generate import generate
 from llmkit.model import Transformer
 from llmkit.tokenizer import Tokenizer
+from llmkit.train import Record
 from llmkit.widgets import svg
 from llmkit.widgets.bpe import MAX_BYTES, Film, bpe_movie
 from llmkit.widgets.bpe import draw as draw_bpe
+from llmkit.widgets.continuation import continuation_box, judge, pages
 from llmkit.widgets.frame import Frame, Picture
+from llmkit.widgets.lifecycle import STOPS, lifecycle_strip
+from llmkit.widgets.report import report_card
 from llmkit.widgets.sampling import N_DRAWS, distance, entropy, read_prompt, sampling_lab, stages
+from llmkit.widgets.training import Scribe, Snapshot, training_scrubber, wrap
 from llmkit.world import World
 
 HOSTILE = "<script>alert('x')</script> & \"q\" \u202e\x00 ]]> </svg><img src=x onerror=alert(1)>"
@@ -52,7 +59,7 @@ def assert_bundle(frame: Frame):
     assert frame.title in bundle["text/plain"] and frame.said in bundle["text/plain"]
     image = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("L")
     dark, light = image.getextrema()
-    assert light == 255 and dark < 60 and image.size[0] > 300
+    assert light == 255 and dark < 60 and image.size[0] > 200
     assert len(json.dumps(bundle)) < 60_000 and len(frame.svg) < 50_000
 
 
@@ -231,3 +238,141 @@ def test_the_laboratory_stands_hostile_prompts(model, tokenizer, world):
     lab = sampling_lab(model, tokenizer, HOSTILE, world, temperature=0.5, seed=7)
     assert_harmless(lab)
     assert_bundle(lab)
+
+
+# ---- continuation box ----
+
+@pytest.fixture
+def box(model, tokenizer, world):
+    return continuation_box({"nano": (model, tokenizer)}, world, "One", max_new_tokens=20)
+
+
+def test_the_box_continues_the_prompt_and_judges_the_text(box, model, tokenizer):
+    go, stop = box.extra
+    assert box.said == "Press Continue." and texts(box.svg)[0] == "One"[: len(texts(box.svg)[0])]
+    go.click()
+    assert re.search(r"The text costs the model \d+\.\d nats. The town cannot write it: where the model", box.said)
+    assert len(texts(box.svg)) > 10 and not go.disabled and stop.disabled
+    box.controls["prompt"].value = "Two"
+    assert box.said == "prompt: “One” → “Two”. Press Continue."
+    assert "".join(texts(box.svg)) == "Two"
+
+
+def test_the_verdict_is_the_truths(model, tokenizer, world):
+    document = world.documents(1, 5, kinds=("bio",))[0]
+    ids = tuple(tokenizer.encode(document.text))
+    *_, page = pages(model, tokenizer, document.text, 1.0, 0)
+    verdict = judge(page._replace(ended=True), model, tokenizer, world).verdict
+    assert f"the truth {world.nats(document.text):.1f}: it is a document" in verdict
+    half = judge(page._replace(ids=ids[:9], n_prompt=9), model, tokenizer, world)
+    assert "the beginning of a document" in half.verdict and half.impossible is None
+    wrong = judge(page._replace(ids=(*ids[:9], 0), n_prompt=10), model, tokenizer, world)
+    assert wrong.impossible == 9 and "your prompt" in wrong.verdict
+    unfinished = judge(page._replace(ids=ids[:9], n_prompt=9, ended=True), model, tokenizer, world)
+    assert unfinished.impossible == 9 and "end there" in unfinished.verdict
+
+
+def test_at_temperature_0_the_box_writes_what_generate_does(model, tokenizer):
+    *_, page = pages(model, tokenizer, "One", 0.0, 12)
+    idx = torch.tensor([[tokenizer.eos_id, *tokenizer.encode("One")]])
+    expected = generate(model, idx, 12, temperature=0.0, eos_id=tokenizer.eos_id)[0, 1:].tolist()
+    assert list(page.ids) + [tokenizer.eos_id] * page.ended == expected
+
+
+def test_a_prompt_that_leaves_no_room_gets_a_sentence(box):
+    box.controls["prompt"].value = "q " * 100
+    box.extra[0].click()
+    assert "outgrow the model's context of 128" in box.said and not box.extra[0].disabled
+
+
+def test_a_run_can_be_stopped_on_an_event_loop(model, tokenizer):
+    async def use():
+        box = continuation_box({"nano": (model, tokenizer)}, prompt="One", max_new_tokens=100)
+        go, stop = box.extra
+        go.click()
+        while go.disabled is False:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        stop.click()
+        while go.disabled:
+            await asyncio.sleep(0)
+        return box.said
+
+    said = asyncio.run(use())
+    assert int(re.match(r"\d+", said)[0]) < 100 and "costs the model" in said
+
+
+def test_the_box_stands_hostile_text(box):
+    box.controls["prompt"].value = HOSTILE
+    box.extra[0].click()
+    assert_harmless(box)
+    assert_bundle(box)
+
+
+# ---- strip, report card, scrubber ----
+
+def test_every_lesson_is_on_the_map_once():
+    covered = [lesson for stop in STOPS for lesson in range(stop.first, stop.last + 1)]
+    assert covered == list(range(23))
+
+
+def test_the_strip_marks_where_the_lesson_is():
+    strip = lifecycle_strip("06_pretraining")
+    assert strip.said == "Lesson 06: pretraining; then evaluation." and "▲ lesson 06" in texts(strip.svg)
+    assert_harmless(strip)
+    assert_bundle(strip)
+    assert lifecycle_strip(22).said.endswith("the last stage.")
+    with pytest.raises(ValueError, match="no lesson 23"):
+        lifecycle_strip(23)
+
+
+def card(**scores):
+    score = {name: {"value": v, "low": v - 0.1, "high": v + 0.1, "n": 100} for name, v in scores.items()}
+    return {"scores": {f"{name}/{split}": value for name, value in score.items() for split in ("train", "test")}}
+
+
+def test_the_report_card_has_a_row_for_each_stage():
+    frame = report_card({"base": card(facts=0.8, sums=0.3), "<mine>": card(facts=0.5)})
+    written = texts(frame.svg)
+    assert {"80%", "30%", "50%", "<mine>", "base", "sft", "reasoning"} <= set(written)
+    assert written.count("to come") == 4 and "base: best at facts 70% to 90%, worst at sums 20% to 40%." in frame.said
+    frame.controls["split"].value = "test"
+    assert frame.said.startswith("questions: “train” → “test”.")
+    assert_harmless(frame)
+    assert_bundle(frame)
+    with pytest.raises(ValueError, match="none of the cards holds scores"):
+        report_card({"base": {}})
+
+
+def run(steps, evaluated):
+    return [Record(s, 5.0 / s + 0.6, 1e-3, 1.0, s * 100, 1e3, 0.1 * s, None, {} if s in evaluated else None)
+            for s in range(1, steps + 1)]
+
+
+def test_the_scrubber_moves_everything_together():
+    shots = [Snapshot("early words", (0.1, 0.05, 0.2), {"bio": 2.0}), Snapshot(HOSTILE, (0.9, 0.8, 0.95), {"bio": 0.1})]
+    frame = training_scrubber(run(600, {100, 600}), shots, floor=0.55)
+    assert frame.said.startswith("Step 600: loss 0.61, least possible 0.55") and "0.10" in texts(frame.svg)
+    assert_harmless(frame)
+    assert_bundle(frame)
+    frame.controls["step"].value = 100
+    assert "step: 600 → 100. Step 100: loss 0.65" in frame.said and "10% of the facts" in frame.said
+    assert "early\u00a0words" in texts(frame.svg) and "2.00" in texts(frame.svg)
+    with pytest.raises(ValueError, match="2 snapshots for 1 evaluations"):
+        training_scrubber(run(10, {5}), shots, floor=0.5)
+
+
+def test_the_scribe_keeps_what_the_scrubber_shows(model, tokenizer, world):
+    scribe = Scribe(tokenizer, world, n_questions=4, n_documents=8)
+    scribe.documents = {kind: [d for d in documents if len(tokenizer.encode(d.text)) < 128]
+                        for kind, documents in scribe.documents.items()}  # nano's context is short
+    numbers = scribe(model)
+    shot = Snapshot(**json.loads(json.dumps(scribe.snapshots[0]._asdict())))
+    assert shot.sample.startswith("One") and shot.facts[0] == numbers["facts"]
+    assert shot.excess["story"] == numbers["excess/story"] > 1  # random weights
+
+
+def test_lines_are_broken_at_spaces_and_no_longer_than_asked():
+    assert wrap("one two three", 7) == ["one\u00a0two", "three"]
+    assert [svg.cells(line) <= 10 for line in wrap("日本語" * 9 + "\n" + "x" * 35, 10)].count(False) == 0
+    assert "".join(wrap("x" * 35, 10)) == "x" * 35

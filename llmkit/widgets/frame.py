@@ -41,6 +41,8 @@ class Picture(NamedTuple):
 class Frame:
     """Controls by name above one drawing; `draw` gets their values as keyword arguments and returns a Picture.
 
+    `extra` are widgets without a value of their own, such as buttons, that stand beside the controls.
+
     A ValueError of `draw` is a sentence for the learner: it takes the place of the line, and the drawing stays. Any
     other exception is shown there as well, and raised.
     """
@@ -52,12 +54,12 @@ class Frame:
         controls: Mapping[str, ipywidgets.Widget],
         extra: Sequence[ipywidgets.Widget] = (),
     ):
-        self.title, self.draw, self.controls = title, draw, dict(controls)
+        self.title, self.draw, self.controls, self.extra = title, draw, dict(controls), tuple(extra)
         self.svg = self.said = ""
         self._drawing = ipywidgets.HTML()
         self._line = ipywidgets.HTML().add_class("llmkit-said")
         keys = ipywidgets.HTML(KEYS, layout={"display": "none"})
-        bar = ipywidgets.HBox([*self.controls.values(), *extra], layout={"flex_flow": "row wrap"})
+        bar = ipywidgets.HBox([*self.controls.values(), *self.extra], layout={"flex_flow": "row wrap"})
         self.view = ipywidgets.VBox([bar, self._drawing, self._line, keys]).add_class("llmkit-frame")
         for name, control in self.controls.items():
             control.observe(lambda change, name=name: self.redraw(self._change(name, change)), names="value")
@@ -72,15 +74,16 @@ class Frame:
         try:
             self.show(self.draw(**self.state), change)
         except Exception as error:
-            self._say(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
+            self.say(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
             if not isinstance(error, ValueError):
                 raise
 
     def show(self, picture: Picture, change: str = "") -> None:
         self.svg = self._drawing.value = picture.svg
-        self._say(f"{change} {picture.said}".strip())
+        self.say(f"{change} {picture.said}".strip())
 
-    def _say(self, words: str) -> None:
+    def say(self, words: str) -> None:
+        """Put words into the line, and leave the drawing."""
         self.said = words
         self._line.value = f'<div style="line-height:1.5">{escape(words)}</div>'
 

@@ -174,9 +174,9 @@ class Table:
     def _head(self, x: float, name: str, note: str) -> list[str]:
         return [svg.text(x, 14, name, font_weight="bold"), svg.text(x, 32, note, font_size=11)]
 
-    def _foot(self, x: float, probs: Tensor, kept: int) -> list[str]:
+    def _foot(self, x: float, probs: Tensor, kept: str) -> list[str]:
         others = max(float(probs.sum() - probs[self.ids].sum()), 0.0)
-        cells = (share(others), f"{kept:,}", f"{entropy(probs):.2f}")
+        cells = (share(others), kept, f"{entropy(probs):.2f}")
         return [svg.text(x, self.foot + ROW * k + 16, cell, font_size=12) for k, cell in enumerate(cells)]
 
     def _bar(self, x: float, row: int, p: float, colour: str, words: str) -> list[str]:
@@ -203,7 +203,7 @@ class Table:
             elif before.kept[i]:
                 parts.append(svg.rect(x, y + 2, 50, 19, "none", stroke="currentColor", rx=3))
                 parts.append(svg.text(x + 25, y + 16, "✕ cut", font_size=11, text_anchor="middle"))
-        return parts + self._foot(x, stage.probs, int(stage.kept.sum()))
+        return parts + self._foot(x, stage.probs, f"{int(stage.kept.sum()):,}")
 
     def _truth(self) -> list[str]:
         x = self._x(1)
@@ -212,7 +212,7 @@ class Table:
         parts = self._head(x, "truth", "exact")
         for row, i in enumerate(self.ids):
             parts += self._bar(x, row, float(self.truth[i]), TRUTH, share(float(self.truth[i])))
-        return parts + self._foot(x, self.truth, int((self.truth > 0).sum()))
+        return parts + self._foot(x, self.truth, f"{int((self.truth > 0).sum()):,} possible")
 
     def _draws(self, x: float, last: Stage) -> list[str]:
         parts = self._head(x, f"{N_DRAWS} draws", "bar; theory: line")
