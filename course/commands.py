@@ -1,13 +1,12 @@
 """The start command's subcommands; each takes its arguments and returns an exit status."""
 import errno
-import json
 import os
 import subprocess
 import sys
 
 from course import doctor as checkup
 from course import env as environment
-from course import lab, syllabus
+from course import lab, progress, syllabus
 from course.env import REPO, Environment
 from course.learner import Desk
 from course.machine import Trouble
@@ -81,7 +80,8 @@ def status(arguments: list[str]) -> int:
         print(f"lesson        {copy.name:24} {STATES[copy.state]}")
     planned = len(syllabus.lessons()) - len(Desk(REPO).names())
     print(f"              {planned} more planned")
-    print(f"progress      {_progress()}")
+    for line in _progress():
+        print(f"progress      {line}")
     files = sorted([*(REPO / "course/checkpoints").rglob("*.safetensors"), *(REPO / "work").rglob("*.safetensors")])
     for file in files:
         print(f"checkpoint    {file.relative_to(REPO)} ({file.stat().st_size / 1e6:.1f} MB)")
@@ -104,14 +104,11 @@ def reset(arguments: list[str]) -> int:
     return 0
 
 
-def _progress() -> str:
-    file = REPO / "work" / "progress.json"
+def _progress() -> list[str]:
     try:
-        return f"{len(json.loads(file.read_text(encoding='utf-8')))} entries in {file.relative_to(REPO)}"
-    except OSError:
-        return "none recorded"
-    except (ValueError, TypeError):
-        return f"{file.relative_to(REPO)} cannot be read; delete it or restore a copy"
+        return progress.summary() or ["none recorded"]
+    except ValueError as error:
+        return [f"{error}; delete it, or restore a copy"]
 
 
 COMMANDS = {"start": start, "test": test, "doctor": doctor, "status": status, "update": update, "reset": reset}

@@ -1,6 +1,11 @@
-"""What a notebook needs besides llmkit: a beginning that is the same on every machine, and claims that are checked."""
+"""What a notebook needs besides llmkit: the same beginning on every machine, claims that are checked, and exercises."""
 
+from course import progress
+from course.exercise import check, hint, solution
+from course.quiz import quiz
 from llmkit import device
+
+__all__ = ["begin", "check", "claim", "hint", "progress", "quiz", "solution"]
 
 
 class ClaimError(AssertionError):

@@ -1,0 +1,78 @@
+"""Lesson 06: the first loss, packing, the floor, a run that goes wrong, and where knowledge is."""
+
+from course.quiz import Question
+
+QUIZ = (
+    Question(
+        "A model with random weights and 1,024 ids starts at a loss of 11. What is the first thing to look at?",
+        "c",
+        (
+            ("The learning rate: it is far too high for weights that have learned nothing.",
+             "Nothing has been learned yet at the first step, neither well nor badly."),
+            ("Nothing: a first loss says little, and it will come down in the first steps.",
+             "It may, but the start is known: knowing nothing costs ln 1,024 = 6.9. A model at 11 is surely wrong, "
+             "not unsure."),
+            ("The size of the first logits.",
+             "Yes. Spread evenly, 1,024 ids cost 6.9 nats. More means confidence without reason: large logits, from "
+             "large weights."),
+            ("The data: they must be damaged.",
+             "Damaged data are learned badly, later. Before any step they cost ln V as well."),
+        ),
+    ),
+    Question(
+        "Documents are packed into rows, and the mask between them is forgotten. What happens?",
+        "a",
+        (
+            ("Training looks fine, but documents look into their neighbours.",
+             "Yes: no error, and hardly a trace in the curve. That is why a test compares packed documents with "
+             "single ones."),
+            ("The loss becomes nan, since the first place of each document has nothing to look at.",
+             "Each place sees itself at least, and here even too much. So every softmax is fine."),
+            ("The shapes no longer fit.", "The mask changes no shape. That is what makes forgetting it so quiet."),
+            ("The model sees the future and its loss falls to 0.",
+             "That is what a missing causal mask does. Here it sees the past, only the wrong one."),
+        ),
+    ),
+    Question(
+        "The loss on stories is 0.93, their floor 0.88; on sums it is 0.70, the floor 0.30. Where is more to gain?",
+        "b",
+        (
+            ("On stories.",
+             "Their loss is higher, but most of it is chance, which no model can foresee. Only 0.05 is left."),
+            ("On sums.",
+             "Yes: 0.40 above what is possible, against 0.05. The loss alone cannot say so; the distance from the "
+             "floor can."),
+            ("In neither.",
+             "0.40 nats per token is a lot: a right token gets 0.67 times the probability it should get."),
+            ("It cannot be said without the number of tokens.",
+             "Both are per token already. For the whole mixture you would weigh them by tokens, that is true."),
+        ),
+    ),
+    Question(
+        "A run is interrupted at step 600 and resumed. What must come back for it to end at the same weights?",
+        "d",
+        (
+            ("The weights.", "AdamW's running means and the place in the data shape the next steps as well."),
+            ("The weights and the learning rate.",
+             "The rate follows from the step. The optimizer's running means do not."),
+            ("The weights and the optimizer's state.",
+             "Nearly. Without the step, the schedule and the data would begin anew."),
+            ("The weights, the optimizer's state and the step.",
+             "Yes. Rate and batch are functions of the step here, so it stands for both of them."),
+        ),
+    ),
+    Question(
+        "On biographies of known residents the loss keeps falling long after stories are at their floor. Why?",
+        "b",
+        (
+            ("Biographies are longer than stories, and long texts cost more nats.",
+             "Length is taken out: the loss is per token."),
+            ("Each fact must be met to be learned, and is met rarely.",
+             "Yes. The rules of stories are in every story; who owns which pet is in a few documents among thousands."),
+            ("Their floor is higher.", "A floor says where the loss ends, not how long it takes to get there."),
+            ("It overfits: it learns the training set by heart.",
+             "By heart is right for facts. And new biographies of the same residents get cheaper too, which "
+             "overfitting would not do."),
+        ),
+    ),
+)
