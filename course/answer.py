@@ -52,7 +52,7 @@ class Answer:
         outcome = guard.run(fn, given, self.seconds)
         self.seconds -= time.monotonic() - began
         self.printed = (self.printed + outcome.printed)[: guard.MAX_PRINTED]
-        line = f" It was at {outcome.line}" if outcome.line else ""
+        line = f"\nIt was at {outcome.line}" if outcome.line else ""
         if outcome.timed_out:
             raise Mishap(f"{call} was still running after {SECONDS:g} s and was stopped: an endless loop?{line}")
         if outcome.error is not None:

@@ -141,5 +141,5 @@ def _stated(name: str, exercise: Exercise) -> str:
 
 
 def _wrap(text: str) -> str:
-    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  " * line.startswith(("✗", "Hint")),
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  " * line.startswith(("✗", "Hint", "It was at")),
                                    break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))

@@ -162,3 +162,44 @@ def test_what_was_done_is_recorded(lesson):
 def test_a_wrong_name_is_answered_with_those_that_exist(name, words):
     with pytest.raises(LookupError, match=words):
         check(name)
+
+
+# ---- in a notebook ----
+
+CELLS = ["""
+from course import answer
+from course.lesson import check, hint, quiz
+answer.SECONDS = 0.3
+kept = [1, 2, 3]
+check("start.text_nats")
+""", """
+def text_nats(probs):
+    total = 0
+    while True:
+        total += 1
+
+check("start.text_nats", text_nats)
+""", """
+def text_nats(probs):
+    return kept[7]
+
+check("start.text_nats", text_nats)
+""", """
+def text_nats(probs):
+    import math
+    print("so far", len(kept))
+    return -sum(map(math.log, probs))
+
+check("start.text_nats", text_nats)
+"""]
+
+
+def test_a_notebook_goes_on_after_an_endless_loop(tmp_path):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in CELLS])
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    stated, endless, failing, right = ("".join(o.text for o in cell.outputs) for cell in notebook.cells)
+    assert stated.startswith("★☆☆  text_nats(probs)")
+    assert "endless loop?\nIt was at line " in endless and ("while True:" in endless or "total += 1" in endless)
+    assert "IndexError: list index out of range.\nIt was at line 2: return kept[7]" in failing
+    assert "  so far 3\n" in right and right.endswith("✓ start.text_nats: right.\n")
