@@ -49,8 +49,10 @@ def continuation_box(
     controls = {
         "checkpoint": ipywidgets.Dropdown(options=list(checkpoints), description="checkpoint", style=wide),
         "prompt": ipywidgets.Text(prompt, description="prompt", layout={"width": "700px"}, **late),
-        "temperature": ipywidgets.FloatSlider(temperature, min=0, max=2, step=0.1, description="temperature"),
-        "max_new_tokens": ipywidgets.IntSlider(max_new_tokens, min=1, max=200, description="tokens"),
+        "temperature": ipywidgets.FloatSlider(
+            temperature, min=0, max=2, step=0.1, description="temperature", style=wide
+        ),
+        "max_new_tokens": ipywidgets.IntSlider(max_new_tokens, min=1, max=200, description="tokens", style=wide),
     }
     go = ipywidgets.Button(description="Continue", button_style="primary")
     stop = ipywidgets.Button(description="Stop", disabled=True)

@@ -25,7 +25,8 @@ _MARKS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 _UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs")
 
 
-def escape(text: str) -> str:
+@lru_cache(maxsize=10_000)
+def escape(text: str | int) -> str:
     """Text that is nothing but text inside SVG and HTML: markup escaped, characters that XML forbids replaced."""
     return html.escape(_ILLEGAL.sub("\ufffd", str(text)))
 
@@ -76,17 +77,23 @@ def shorten(text: str, width: float, size: float = 13) -> str:
 
 
 def number(value: float) -> str:
-    """A coordinate, in tenths."""
-    return f"{value:.1f}".removesuffix(".0")
+    """A coordinate or opacity, in hundredths."""
+    return f"{round(value, 2):g}"
 
 
 def attributes(values: dict) -> str:
     """Of an SVG element; underscores stand for hyphens, None for an attribute that is left out."""
-    return "".join(
-        f' {name.replace("_", "-")}="{number(value) if isinstance(value, float) else escape(value)}"'
+    written = [
+        f' {_hyphenated(name)}="{number(value) if isinstance(value, float) else escape(value)}"'
         for name, value in values.items()
         if value is not None
-    )
+    ]
+    return "".join(written)
+
+
+@cache
+def _hyphenated(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def text(x: float, y: float, words: str, **style) -> str:
