@@ -46,10 +46,10 @@ class Answer:
     def __call__(self, *args, errors: Mapping[type, str] | None = None) -> "Reply":
         """Call it on copies of `args`. `errors`: exceptions that a known misconception raises, with its sentence."""
         call = f"{self.name}({', '.join(map(show, args))})"
-        given, fn = copy.deepcopy(args), self.fn
+        given = copy.deepcopy(args)
         self._accepts(args)
         began = time.monotonic()
-        outcome = guard.run(fn, given, self.seconds)
+        outcome = guard.run(self.fn, given, self.seconds)
         self.seconds -= time.monotonic() - began
         self.printed = (self.printed + outcome.printed)[: guard.MAX_PRINTED]
         line = f"\nIt was at {outcome.line}" if outcome.line else ""
@@ -74,7 +74,7 @@ class Answer:
     def _explained(self, error: BaseException, call: str, line: str, errors: Mapping[type, str]) -> Wrong:
         for kind, message in errors.items():
             if isinstance(error, kind):
-                return Wrong(message)
+                return Wrong(message + line)
         if isinstance(error, NotImplementedError):
             return Unwritten()
         if isinstance(error, RecursionError):
@@ -201,7 +201,10 @@ def describe(value: Any) -> str:
 
 def show(value: Any, width: int = 100) -> str:
     """A value on one line: floats to four digits, tensors as lists, long ones cut."""
-    text = _show(value)
+    try:
+        text = _show(value)
+    except RecursionError:  # a list that holds itself
+        text = repr(value)
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 

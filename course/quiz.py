@@ -42,12 +42,11 @@ def quiz(lesson: str, answers: str | None = None) -> None:
     if answers is None:
         _display(as_text(lesson, questions), lambda: _form(lesson, questions))
         return
-    letters = re.sub(r"[\s,;.0-9)]", "", str(answers)).lower()  # "b a", "1b, 2a" and "1) b" are understood
-    trouble = _trouble(letters, questions)
-    if trouble:
+    chosen = _numbered(answers)
+    if trouble := _trouble(chosen, questions):
         print(trouble)
         return
-    chosen = {i: letter for i, letter in enumerate(letters, 1) if letter not in SKIP}
+    chosen = {i: letter for i, letter in chosen.items() if letter not in SKIP}
     for i, letter in chosen.items():
         print(_wrap(f"{i}. {questions[i - 1].feedback(letter)}"))
     right = _recorded(lesson, questions, chosen)
@@ -65,12 +64,22 @@ def as_text(lesson: str, questions: tuple[Question, ...]) -> str:
     return "\n\n".join(parts)
 
 
-def _trouble(letters: str, questions: tuple[Question, ...]) -> str:
-    if not letters or len(letters) > len(questions):
+def _numbered(answers: str) -> dict[int, str]:
+    """ "bac", "b a c" and "1b 2a 3c" say the same; "3c" answers the third question alone."""
+    chosen, number = {}, 0
+    for digits, letter in re.findall(r"(\d*)[\s.:)=]*([^\W\d]|[?-])", answers.lower()):
+        number = int(digits) if digits else number + 1
+        chosen[number] = letter
+    return chosen
+
+
+def _trouble(chosen: dict[int, str], questions: tuple[Question, ...]) -> str:
+    if not chosen or not all(1 <= i <= len(questions) for i in chosen):
         return f"There are {len(questions)} questions: give a letter for each, in their order; - leaves one out."
-    for i, (letter, question) in enumerate(zip(letters, questions, strict=False), 1):
-        if letter not in question.letters + SKIP:
-            return f"Question {i} has the options {', '.join(question.letters)}, not {letter!r}."
+    for i, letter in chosen.items():
+        options = questions[i - 1].letters
+        if letter not in options + SKIP:
+            return f"Question {i} has the options {', '.join(options)}, not {letter!r}."
     return ""
 
 

@@ -134,7 +134,8 @@ def test_a_known_mistake_has_its_own_sentence():
     mistakes = [(5.0, "You forgot the last one."), ([6.0], "Take it out of the list.")]
     assert message(lambda x: 5.0 + 1e-6, 1, mistakes=mistakes) == "You forgot the last one."
     assert message(lambda x: [6], 1, mistakes=mistakes) == "Take it out of the list."
-    assert message(lambda x: 1 / x, 0, errors={ZeroDivisionError: "Nothing to divide by."}) == "Nothing to divide by."
+    assert message(lambda x: 1 / x, 0, errors={ZeroDivisionError: "Nothing to divide by."}).startswith(
+        "Nothing to divide by.\nIt was at line ")
 
 
 def test_the_function_gets_copies():
@@ -169,4 +170,7 @@ def test_values_are_compared_as_a_teacher_would(a, b, equal):
 def test_values_are_told_briefly():
     assert show([0.123456, (1,), {"a": torch.eye(2)}]) == "[0.1235, (1,), {'a': [[1, 0], [0, 1]]}]"
     assert len(show(list(range(1000)))) == 100
+    loop = [1]
+    loop.append(loop)
+    assert "should be [1, 2], but yours gives [1, [...]]." in message(lambda: loop, want=[1, 2])
     assert describe({1}) == "a set" and describe(None) == "None" and describe((1, 2)) == "a tuple of 2"

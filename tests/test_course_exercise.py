@@ -41,6 +41,36 @@ def test_the_solution_passes(e):
     assert judge(e, e.solution).message == ""
 
 
+def encode_by_rank(ids, merges):
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    while len(ids) > 1:
+        i = min(range(len(ids) - 1), key=lambda i: ranks.get((ids[i], ids[i + 1]), len(ranks)))
+        if (ids[i], ids[i + 1]) not in ranks:
+            break
+        ids = ids[:i] + [merges[ids[i], ids[i + 1]]] + ids[i + 2 :]
+    return tuple(ids)
+
+
+@pytest.mark.parametrize(("name", "fn"), [
+    ("start.text_nats", lambda probs: -torch.tensor(probs).log().sum()),
+    ("start.bits_per_byte", lambda nats, text: math.log2(math.e) * nats / len(bytes(text, "utf8"))),
+    ("start.response_loss", lambda nats, loss_mask: (nats * loss_mask).sum() / loss_mask.sum()),
+    ("start.preference", lambda chosen, rejected: torch.tensor(chosen - rejected).sigmoid().item()),
+    ("tokenization.to_bytes", lambda text: [*bytearray(text, "utf-8")]),
+    ("tokenization.count_pairs", lambda words: {p: sum(n * list(zip(w, w[1:], strict=False)).count(p)
+                                                       for w, n in words.items())
+                                                for w in words for p in zip(w, w[1:], strict=False)}),
+    ("tokenization.encode", encode_by_rank),
+    ("pretraining.cut", lambda stream, T: [part.unfold(0, T, T) for part in (stream[:-1], stream[1:])]),
+    ("pretraining.document_mask", lambda ids: torch.tensor([[s <= t and ids[s] == ids[t] for s in range(len(ids))]
+                                                            for t in range(len(ids))])),
+    ("pretraining.excess", lambda model, floor, n: float((torch.tensor(model) - torch.tensor(floor)).sum()
+                                                         / (torch.tensor(n) + 1).sum())),
+])
+def test_other_right_answers_pass_too(name, fn):
+    assert judge(exercise.find(name), fn).message == ""
+
+
 @pytest.mark.parametrize("e", EXERCISES)
 def test_every_wrong_answer_is_rejected_by_name(e):
     assert len(e.wrong) >= 3

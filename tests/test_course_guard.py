@@ -154,11 +154,15 @@ def test_the_line_is_the_learners_own(run):
 
 @both
 def test_nothing_is_left_behind(run):
-    stdout, trace = sys.stdout, sys.gettrace()
-    handler = signal.getsignal(signal.SIGINT)
+    def state():
+        signals = [signal.getsignal(getattr(signal, name, signal.SIGINT)) for name in ("SIGINT", "SIGALRM")]
+        timer = signal.getitimer(signal.ITIMER_REAL)[0] > 0 if hasattr(signal, "getitimer") else None
+        return sys.stdout, sys.gettrace(), threading.gettrace(), signals, timer
+
+    before = state()
     for fn in (spin_and_swallow, len, lambda: 1):
         run(fn)
-        assert (sys.stdout, sys.gettrace(), signal.getsignal(signal.SIGINT)) == (stdout, trace, handler)
+        assert state() == before
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no setitimer here")

@@ -66,6 +66,8 @@ def test_asked_in_a_terminal_it_is_text(lesson, capsys):
 @pytest.mark.parametrize(("answers", "lines"), [
     ("ac", ["1. ✓ a) It is.", "2. ✓ c) Right.", "2 of 2 right."]),
     ("1) b 2) A", ["1. ✗ b) Look at <.", "2. ✗ a) 1 < 3", "0 of 2 right."]),
+    ("2c", ["2. ✓ c) Right.", "1 of 2 right."]),
+    ("3a", ["There are 2 questions: give a letter for each, in their order; - leaves one out."]),
     ("-b", ["2. ✗ b) 2 < 3", "0 of 2 right."]),
     ("a", ["1. ✓ a) It is.", "1 of 2 right."]),
     ("az", ["Question 2 has the options a, b, c, not 'z'."]),

@@ -118,8 +118,8 @@ COUNT_PAIRS = Exercise(
     difficulty=2,
     statement="""
         BPE looks for the most frequent pair of neighbours. `words` is a dict from a word, a tuple of symbols, to how
-        often it stands in the text. Return a dict from each pair (left, right) inside the words to how often it
-        stands in the text. {("i", "t"): 10} has one pair, {("i", "t"): 10}.""",
+        often it stands in the text. Return a dict from each pair (left, right) inside the words to how often it stands
+        in the text. {("i", "n", "n"): 3} gives {("i", "n"): 3, ("n", "n"): 3}.""",
     check=check_count_pairs,
     hints=(
         "Start with one word that stands in the text once. Which pairs does k i t e have?",
