@@ -8,7 +8,6 @@ begins a document of the town, the exact distribution of the next token stands b
 Shapes: V vocabulary.
 """
 
-import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -141,6 +140,9 @@ class Table:
         columns = [stage.probs[self.ids] for stage in result.filters] + [result.draws[self.ids] / N_DRAWS]
         columns += [self.truth[self.ids]] if self.truth is not None else []
         self.scale = max(float(column.max()) for column in columns)
+        self.ticks = [0.0] * len(self.ids)  # where the truth stands in each row: numbers are written beyond it
+        if self.truth is not None:
+            self.ticks = (BAR * self.truth[self.ids] / self.scale).tolist()
         self.foot = TOP + ROW * len(self.ids)
         self.width, self.height = LABEL + COLUMN * 7, self.foot + 3 * ROW
 
@@ -181,26 +183,23 @@ class Table:
 
     def _bar(self, x: float, row: int, p: float, colour: str, words: str) -> list[str]:
         y, width = TOP + ROW * row + 4, BAR * p / self.scale
-        return [svg.rect(x, y, width, 15, colour), svg.text(x + max(width, self._tick(row)) + 4, y + 12, words,
+        return [svg.rect(x, y, width, 15, colour), svg.text(x + max(width, self.ticks[row]) + 4, y + 12, words,
                                                             font_size=11)]  # fmt: skip
-
-    def _tick(self, row: int) -> float:
-        """Where the truth stands in a row, so that numbers are written beyond it."""
-        return BAR * float(self.truth[self.ids[row]]) / self.scale if self.truth is not None else 0.0
 
     def _stage(self, x: float, stage: Stage, before: Stage | None) -> list[str]:
         n_cut = int(before.kept.sum() - stage.kept.sum()) if before else 0
         note = f"cuts {n_cut:,}" if n_cut else "probability" if before is None else ""
         parts = self._head(x, stage.name, note)
-        for row, i in enumerate(self.ids):
+        kept = stage.kept[self.ids].tolist()
+        kept_before = before.kept[self.ids].tolist() if before else kept
+        for row, p in enumerate(stage.probs[self.ids].tolist()):
             y = TOP + ROW * row
-            if stage.kept[i]:
-                p = float(stage.probs[i])
+            if kept[row]:
                 parts += self._bar(x, row, p, MODEL, share(p))
-                if self._tick(row):
-                    at = x + self._tick(row)
+                if self.ticks[row]:
+                    at = x + self.ticks[row]
                     parts.append(svg.line(at, y + 1, at, y + 22, TRUTH, stroke_width=2))
-            elif before.kept[i]:
+            elif kept_before[row]:
                 parts.append(svg.rect(x, y + 2, 50, 19, "none", stroke="currentColor", rx=3))
                 parts.append(svg.text(x + 25, y + 16, "✕ cut", font_size=11, text_anchor="middle"))
         return parts + self._foot(x, stage.probs, f"{int(stage.kept.sum()):,}")
@@ -208,10 +207,10 @@ class Table:
     def _truth(self) -> list[str]:
         x = self._x(1)
         if self.truth is None:
-            return [*self._head(x, "truth", "unknown here")]
+            return self._head(x, "truth", "unknown here")
         parts = self._head(x, "truth", "exact")
-        for row, i in enumerate(self.ids):
-            parts += self._bar(x, row, float(self.truth[i]), TRUTH, share(float(self.truth[i])))
+        for row, p in enumerate(self.truth[self.ids].tolist()):
+            parts += self._bar(x, row, p, TRUTH, share(p))
         return parts + self._foot(x, self.truth, f"{int((self.truth > 0).sum()):,} possible")
 
     def _draws(self, x: float, last: Stage) -> list[str]:
@@ -233,4 +232,4 @@ class Table:
 
 def share(p: float) -> str:
     """A probability in three characters or so; never 0 unless it is."""
-    return f"{p:.3f}" if p >= 0.0005 else "0" if p == 0 or math.isnan(p) else "<.001"
+    return f"{p:.3f}" if p >= 0.0005 else "0" if p == 0 else "<.001"

@@ -77,8 +77,8 @@ def shorten(text: str, width: float, size: float = 13) -> str:
 
 
 def number(value: float) -> str:
-    """A coordinate or opacity, in hundredths."""
-    return f"{round(value, 2):g}"
+    """A coordinate or opacity, in five digits."""
+    return f"{value:.5g}"
 
 
 def attributes(values: dict) -> str:
@@ -136,7 +136,7 @@ def to_png(svg: str, ink: str = INK, paper: str = PAPER, zoom: float = 1.25) -> 
     coloured = svg.replace("<svg ", f'<svg color="{ink}" ', 1)
     picture = resvg_py.svg_to_bytes(svg_string=coloured, background=paper, zoom=zoom, font_dirs=[_fonts()])
     reduced = io.BytesIO()
-    Image.open(io.BytesIO(bytes(picture))).convert("RGB").quantize(32).save(reduced, "PNG", optimize=True)
+    Image.open(io.BytesIO(bytes(picture))).convert("RGB").quantize(32).save(reduced, "PNG")
     return reduced.getvalue()
 
 

@@ -1,6 +1,8 @@
 """Training scrubber (lesson 06): go back and forth in a run; loss, sample, facts and kinds move together.
 
-`Scribe` is an `eval_fn` for `train.fit` that keeps what is shown. Attention at each saved step is not shown yet.
+`Scribe` is an `eval_fn` for `train.fit` that keeps what is shown. The curve is of training batches, which begin inside
+documents and so cannot quite reach the floor; the excess by kind is of whole documents, and can. Attention at the saved
+steps is not shown yet.
 """
 
 import math
