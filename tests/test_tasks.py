@@ -48,7 +48,7 @@ def test_sums_are_read_from_their_last_number(world):
 def test_code_is_run_not_compared(world):
     question = next(q for q in world.questions("code", "train", 3000) if q.prompt.startswith("def double(x)"))
     verify = tasks.passes_all_cases
-    assert verify(question, "    return x + x") and verify(question, "    y = 2 * x\n    return y")
+    assert verify(question, "\n    return x + x") and verify(question, "\n    y = 2 * x\n    return y")
     assert (
         not verify(question, "    return x * 3")
         and not verify(question, "    return open('x')")

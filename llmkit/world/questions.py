@@ -134,14 +134,17 @@ def patterns(world, split: str, n: int) -> list[Question]:
 
 
 def code(world, split: str, n: int) -> list[Question]:
-    """A signature and a docstring; the body is checked by running it. Splits: train, test (programs held out)."""
+    """A signature and a docstring; the body is checked by running it. Splits: train, test (programs held out).
+
+    The prompt ends before the line break: the tokenizer joins it to the indentation that follows.
+    """
     programs = [p for group in functions.programs(_split(split)).values() for p in group]
     asked = []
     for program in programs:
         title = "_then_".join(verb for verb, _ in program)
-        prompt = f'def {title}(x):\n    """{functions.docstring(program)}"""\n'
+        prompt = f'def {title}(x):\n    """{functions.docstring(program)}"""'
         cases = tuple((x, functions.value(program, x)) for x in (-4, 0, 1, 3, 6, 11))
-        asked.append(Question("code", prompt, functions.bodies(program)[0], cases=cases))
+        asked.append(Question("code", prompt, f"\n{functions.bodies(program)[0]}", cases=cases))
     return _some(asked, n, "code")
 
 
