@@ -10,10 +10,10 @@ away the pieces that would be missed least, until as many are left as were asked
 
 Ids: 0–255 are the byte values, then the pieces from the most probable down, the special tokens last. A character that
 is no piece costs min_i log p(x_i) − 10 and is spelled in the bytes of its UTF-8 (SentencePiece's byte_fallback).
-Departures from SentencePiece: pieces stay inside the pre-tokens of PATTERN (there: words, cut again where the script
-changes); the M step is the paper's, counts over their sum (there: a digamma of the counts, which favours few pieces);
-a piece is missed as much as its expected count times what spelling it otherwise costs (there: Viterbi counts); text
-that holds ▁ (U+2581) itself comes back unchanged (there: as a space).
+Departures from SentencePiece: pieces stay inside the pre-tokens of PATTERN and may begin with several spaces (there:
+inside words, cut again where the script changes, with one space); the M step is the paper's, counts over their sum
+(there: a digamma of the counts, which favours few pieces); a piece is missed as much as its expected count times what
+spelling it otherwise costs (there: Viterbi counts); ▁ (U+2581) in a text comes back as itself (there: as a space).
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from llmkit.tokenizer import SPECIAL_TOKENS
 # Whether a pattern here cuts between two characters depends on these two alone. So every pre-token but the last is
 # settled whatever text follows, no piece ever matches across a cut, and the best segmentation of a text is the best
 # segmentations of its pre-tokens, joined.
-PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|[^\S ]+| "
+PATTERN = r" *\p{L}+|\p{N}| *[^\s\p{L}\p{N}]+|[^\S ]+| +"
 BEFORE_SPACES = r" ?[^ ]+| "  # for pieces of a SentencePiece model: it cuts before every space and nowhere else
 SPACE = "▁"  # how pieces show a space
 

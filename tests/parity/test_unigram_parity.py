@@ -114,14 +114,18 @@ def test_ids_on_long_texts(imported, ours, exported):
         assert list(unigram.encode_word(text)) == [to_ours[id] for id in sp.encode(text)]
         assert list(ours.encode_word(text)) == exported.encode(text)
         assert_equal_or_tied(ours, ours.encode(text), exported.encode(text))
-    assert ours.encode(town) == exported.encode(town)  # no ties here
 
 
-def test_the_tie_that_only_float32_explains(ours, exported):
-    text = OTHER[0] + "*" * 1_000
-    assert list(ours.encode_word(text)) == exported.encode(text)
-    assert ours.encode(text) != exported.encode(text)  # what the docstring of Unigram says of `encode`
-    assert_equal_or_tied(ours, ours.encode(text), exported.encode(text))
+def test_rounding_settles_ties_by_what_stands_before():
+    # "▁" "aa" "a" and "▁" "a" "aa" cost the same; so the docstring of Unigram promises less for `encode`.
+    unigram = Unigram([("a", -2.3), ("aa", -3.1), ("b", -1.3), ("▁", -1.9)], BEFORE_SPACES)
+    exported, differ = sp_export(unigram), 0
+    for n in range(100):
+        text = "b" * n + " aaa"
+        assert list(unigram.encode_word(text)) == exported.encode(text)
+        assert_equal_or_tied(unigram, unigram.encode(text), exported.encode(text))
+        differ += unigram.encode(text) != exported.encode(text)
+    assert differ == 6
 
 
 @given(TEXTS)
@@ -161,4 +165,4 @@ def test_training_compresses_unseen_text_as_well_as_theirs(imported, ours):
     ours = Unigram.train(TRAINING, n_pieces + 265)
     theirs = sum(len(sp.encode(text)) for text in OTHER)
     assert len(ours.pieces) == len(unigram.pieces)
-    assert sum(len(ours.encode(text)) for text in OTHER) < 1.05 * theirs
+    assert sum(len(ours.encode(text)) for text in OTHER) < 0.95 * theirs  # indentation in one piece
