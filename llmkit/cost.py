@@ -94,3 +94,19 @@ class Memory:
     @property
     def total(self) -> int:
         return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def training_memory(config: ModelConfig, batch_size: int, t: int, bytes_per_number: int = 4) -> Memory:
+    """An estimate of a training step's peak: weights, their gradients, AdamW's two moments, and what autograd keeps of
+    the forward pass of `batch_size` texts of `t` tokens. Workspaces and the framework itself are not in it."""
+    c, weights = config, parameters(config).total * bytes_per_number
+    queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
+    per_layer = (
+        4 * c.d_model  # both norms: x / rms(x), and the output
+        + queries + 2 * keys  # the projections; of these the values stay as they are
+        + (queries + keys) * (2 if c.qk_norm else 1)  # QK-norm's x / rms(x), and what RoPE makes
+        + queries  # attention's output
+        + 4 * c.d_ff  # gate, up, silu(gate), their product
+    )  # fmt: skip
+    per_token = c.n_layer * per_layer + 2 * c.d_model + 2 * c.vocab_size  # norm_f; logits and their log-softmax
+    return Memory(weights, weights, 2 * weights, activations=batch_size * t * per_token * bytes_per_number)

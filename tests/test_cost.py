@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llmkit.cache import KVCache
 from llmkit.config import PRESETS, preset
-from llmkit.cost import forward_flops, kv_cache_bytes, parameters, training_flops
+from llmkit.cost import forward_flops, kv_cache_bytes, parameters, training_flops, training_memory
 from llmkit.model import Transformer
 
 
@@ -61,3 +61,33 @@ def test_kv_cache_bytes_are_the_caches():
     config = preset("nano")
     cache = KVCache(config, batch_size=3, max_length=17)
     assert kv_cache_bytes(config, 3, 17) == sum(x.nbytes for x in cache.k + cache.v)
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_activations_are_what_autograd_keeps(qk_norm):
+    config = preset("nano", qk_norm=qk_norm)
+    model, idx = Transformer(config), torch.zeros(8, 64).long()
+    kept = {}
+
+    def pack(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        logits = model(idx)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), idx.flatten())
+    weights = sum(kept.pop(p.untyped_storage().data_ptr(), 0) for p in model.parameters())
+    assert weights > 0 and loss.isfinite()
+    measured = sum(kept.values()) + logits.nbytes
+    assert training_memory(config, 8, 64).activations == pytest.approx(measured, rel=0.04)
+
+
+def test_optimizer_memory_is_adamws():
+    config = preset("nano")
+    model = Transformer(config)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.zeros(1, 2).long()).sum().backward()
+    optimizer.step()
+    moments = sum(x.nbytes for state in optimizer.state.values() for x in state.values() if x.dim())
+    memory = training_memory(config, 1, 2)
+    assert (memory.weights, memory.optimizer) == (sum(p.nbytes for p in model.parameters()), moments)

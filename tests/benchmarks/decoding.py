@@ -27,7 +27,7 @@ def main(rounds: int = 5):
     ours = Transformer(config).to(device.value).eval()
     ours.load_state_dict(from_hf(dict(theirs.named_parameters()), config))
     print(f"device: {device}")
-    for batch_size in (1, 32):
+    for batch_size in (1, 8):
         idx = torch.randint(config.vocab_size, (batch_size, PROMPT), device=device.value)
         mask = torch.ones_like(idx)
 
