@@ -1,5 +1,8 @@
 """What a notebook needs besides llmkit: the same beginning on every machine, claims that are checked, and exercises."""
 
+from IPython import get_ipython
+from IPython.core.pylabtools import select_figure_formats
+
 from course import progress
 from course.exercise import check, hint, solution
 from course.quiz import quiz
@@ -19,6 +22,8 @@ def begin(name: str, seed: int = 0, mine: bool = False) -> None:
     """Seed everything, choose the device, and say what was chosen. mine=True: claims report, but never fail."""
     global _mine
     _mine = mine
+    if shell := get_ipython():
+        select_figure_formats(shell, {"png"})  # a cell that ends in a figure shows it
     device.seed_everything(seed)
     print(f"{name}: seed {seed}, {device.best_device()}")
 

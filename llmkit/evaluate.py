@@ -76,8 +76,8 @@ def complete(
 def excess_loss(model, tokenizer, documents) -> Excess:
     """The model's loss on documents of the town beside the least possible one, end of document included.
 
-    Draw the documents from the mixture that the model learned, and choose kinds afterwards: a document drawn from one kind
-    has the nats of a reader who was told the kind.
+    Draw the documents from the mixture that the model learned, and choose kinds afterwards: a document drawn from one
+    kind has the nats of a reader who was told the kind.
     """
     ids = [tokenizer.encode(d.text) for d in documents]
     lengths = torch.tensor([len(i) + 1 for i in ids], dtype=torch.float64)

@@ -51,6 +51,7 @@ def test_the_logits_may_be_used_in_training():
     net = model()
     logits = Decoder(net)(torch.tensor([[7]]), KVCache(net.config, 1))
     net(logits.argmax(-1)).sum().backward()
+    assert net.tok_emb.weight.grad.abs().sum() > 0
 
 
 def test_stands_aside_where_it_does_not_apply():

@@ -123,7 +123,7 @@ def test_muon_equals_torchs_own():
         theirs.weight.grad = ours.weight.grad.clone()
         mine.step()
         reference.step()
-    # torch iterates in bfloat16, which is good to about two digits of an update; five of them moved some weights by over 0.01
+    # torch iterates in bfloat16, good to about two digits of an update; five moved some weights by over 0.01
     assert (ours.weight - start).abs().max() > 0.01
     torch.testing.assert_close(ours.weight, theirs.weight, atol=1.5e-3, rtol=0)
 
