@@ -257,10 +257,14 @@ def load_state(path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tupl
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(stored[name])
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
+            like = parameters[int(index)]
+            if tensor.shape == like.shape:  # laid out in memory as its parameter is: fused AdamW reads both in one pass
+                tensor = torch.empty_like(like, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["rng.cpu"])

@@ -14,7 +14,7 @@ from llmkit.config import ModelConfig
 from llmkit.cost import training_flops
 from llmkit.data import Batch
 from llmkit.model import Transformer
-from llmkit.optim import adamw, constant
+from llmkit.optim import adamw, constant, muon
 from llmkit.train import NonFiniteLoss, Record, document_nats, fit, next_token_loss
 
 CONFIG = ModelConfig(
@@ -231,7 +231,9 @@ def momentum(model):
     return torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
 
 
-@pytest.mark.parametrize("make_optimizer", [lambda model: None, momentum], ids=["adamw", "momentum"])
+@pytest.mark.parametrize(
+    "make_optimizer", [lambda model: None, momentum, lambda model: muon(model, 1e-2)], ids=["adamw", "momentum", "muon"]
+)
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, make_optimizer):
     settings = dict(lr=1e-2, loss_fn=noisy_loss, grad_accum=2, eval_every=4)
     settings["eval_fn"] = lambda model: {"x": torch.rand(()).item()}
