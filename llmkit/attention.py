@@ -71,6 +71,7 @@ class RMSNorm(nn.Module):
 
 def rms_norm(x, weight, eps):
     """`RMSNorm` as a function; the weight may differ between heads, (H, D). GPUs have a fused kernel, CPUs have not."""
+    weight = weight.to(x.dtype)
     if not x.is_cpu:
         return F.rms_norm(x, x.shape[-1:], eps=eps) * weight
     if torch.is_grad_enabled():
@@ -106,11 +107,19 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """nn.Linear without bias, its (out, in) matrix stored column by column, as `decode` reads it."""
+    """nn.Linear without bias, its (out, in) matrix stored column by column, as `decode` reads it. With a
+    `compute_dtype` (see `Transformer.compute_in`) it multiplies, and returns, numbers of that type."""
+
+    compute_dtype = None
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__(in_features, out_features, bias=False)
         self.weight = nn.Parameter(torch.empty(in_features, out_features).t())
+
+    def forward(self, x):
+        if self.compute_dtype is None:
+            return F.linear(x, self.weight)
+        return F.linear(x.to(self.compute_dtype), self.weight.to(self.compute_dtype))
 
 
 class Attention(nn.Module):

@@ -31,6 +31,7 @@ def decoder(model, batch_size: int):
         batch_size == 1
         and weight.is_cpu
         and weight.dtype == torch.float32
+        and model.compute_dtype is None
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
         and all(type(m) in PLAIN and not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
     )

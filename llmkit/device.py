@@ -99,10 +99,14 @@ def best_device() -> Choice:
 
 
 def best_dtype(device: torch.device | str) -> Choice:
-    """`value` is the torch.dtype to train in: bfloat16 on GPUs whose hardware has it, float32 otherwise."""
-    if torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+    """`value` is the torch.dtype to train in (`Transformer.compute_in`): bfloat16 where the hardware multiplies it."""
+    kind = torch.device(device).type
+    if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return Choice(torch.bfloat16, "this GPU multiplies bfloat16 in hardware")
-    return Choice(torch.float32, "bfloat16 pays only on GPUs built for it")
+    cpu = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not tell
+    if kind == "cpu" and (cpu.get("avx512_bf16") or cpu.get("amx_bf16")):
+        return Choice(torch.bfloat16, "this CPU multiplies bfloat16 in hardware")
+    return Choice(torch.float32, "this machine has no hardware for bfloat16")
 
 
 # --- seeds, time, memory -------------------------------------------------------------------------------------------

@@ -100,7 +100,8 @@ def _decode(model, idx, lengths, max_new_tokens, eos_id, sampling) -> Iterator[T
     weight = model.tok_emb.weight
     idx = idx.to(weight.device)
     batch_size, length = idx.shape
-    cache = KVCache(model.config, batch_size, length + max_new_tokens, device=weight.device, dtype=weight.dtype)
+    dtype = model.compute_dtype or weight.dtype
+    cache = KVCache(model.config, batch_size, length + max_new_tokens, device=weight.device, dtype=dtype)
     step = decoder(model, batch_size)
     logits = model(idx, cache)  # (B, T, V)
     if lengths is None:

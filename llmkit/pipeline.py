@@ -76,7 +76,9 @@ def pretrain(name: str, work: Path, out: Path) -> None:
     tokenizer = town_tokenizer(world)
     stream = tokens(world, tokenizer, recipe.n_documents, work / "data")
     device.seed_everything(recipe.seed)
-    model = Transformer(preset(recipe.preset)).to(device.best_device().value)
+    machine = device.best_device().value
+    dtype = device.best_dtype(machine).value
+    model = Transformer(preset(recipe.preset)).to(machine).compute_in(dtype)
     batches = PackedBatches(stream, recipe.batch_size, recipe.context_length, recipe.seed)
     run = work / "runs" / name
     run.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,7 @@ def pretrain(name: str, work: Path, out: Path) -> None:
     card = {
         "what": f"{recipe.preset} model pretrained on the town of {world.town.name}", "world": world.fingerprint,
         "command": f"python -m llmkit.pipeline {name}", "recipe": asdict(recipe), "tokens": recipe.tokens,
-        **report(model, tokenizer, world),
+        "dtype": str(dtype).removeprefix("torch."), **report(model.compute_in(None), tokenizer, world),
     }  # fmt: skip
     saved = checkpoint.save(out / name, model, tokenizer, card, dtype=torch.bfloat16)
     print(f"saved {saved}")

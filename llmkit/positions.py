@@ -26,11 +26,12 @@ class RoPE(nn.Module):
         self.register_buffer("cos", torch.cat((cos, cos), dim=-1), persistent=False)  # (S, D)
         self.register_buffer("sin", torch.cat((-sin, sin), dim=-1), persistent=False)
 
-    def forward(self, positions: torch.Tensor | slice, n_head: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, positions: torch.Tensor | slice, n_head: int, dtype=None) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and signed sin at `positions`, each ([B,] T, H, D), for `rotate`. Repeated for each of `n_head` heads:
         made once a forward pass, and every layer then runs over unbroken memory."""
         shape = (-1, n_head, -1) if isinstance(positions, slice) else (-1, -1, n_head, -1)
-        return tuple(table[positions].unsqueeze(-2).expand(shape).contiguous() for table in (self.cos, self.sin))
+        tables = (self.cos[positions].to(dtype), self.sin[positions].to(dtype))  # 2 x ([B,] T, D)
+        return tuple(table.unsqueeze(-2).expand(shape).contiguous() for table in tables)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

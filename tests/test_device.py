@@ -47,14 +47,19 @@ def chosen_threads(**environment):
 
 def test_cpu_limit_decides_and_says_so():
     clean = {k: v for k, v in os.environ.items() if k not in ("CPU_LIMIT", "OMP_NUM_THREADS")}
-    assert chosen_threads(**clean, CPU_LIMIT="1.5") == "1 1 (CPU_LIMIT=1.5)"
+    assert chosen_threads(**clean, CPU_LIMIT="0.5") == "1 1 (CPU_LIMIT=0.5)"
     assert "CPU_LIMIT='two' must be a number" in chosen_threads(**clean, CPU_LIMIT="two")
 
 
 def test_device_and_dtype_say_what_they_chose():
     choice = device.best_device()
     assert choice.value.type in ("cuda", "mps", "cpu") and choice.reason in str(choice)
-    assert device.best_dtype("cpu").value == torch.float32
+
+
+@pytest.mark.parametrize("flags, dtype", [({"avx512_bf16": True}, torch.bfloat16), ({"avx512_f": True}, torch.float32)])
+def test_a_cpu_trains_in_bfloat16_only_if_it_multiplies_it_in_hardware(flags, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    assert device.best_dtype("cpu").value == dtype
 
 
 def test_seeding_repeats_every_source_of_randomness():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llmkit.config import preset
+from llmkit.generate import generate, generate_naive
 from llmkit.model import Transformer
 
 CONFIG = preset("nano", n_layer=2, vocab_size=50)
@@ -107,3 +108,27 @@ def test_bad_ids_are_refused_with_a_sentence(idx, message):
 def test_bad_doc_ids_are_refused():
     with pytest.raises(ValueError, match="shape of idx"):
         model()(ids(), doc_ids=torch.zeros(1, 12))
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights():
+    config = preset("nano")
+    torch.manual_seed(0)
+    net, idx = Transformer(config), torch.randint(0, config.vocab_size, (2, 20))
+    exact = net(idx)
+    exact.logsumexp(-1).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in net.named_parameters()}
+    net.zero_grad()
+    rough = net.compute_in(torch.bfloat16)(idx)
+    rough.float().logsumexp(-1).sum().backward()
+    assert rough.dtype == torch.bfloat16 and not torch.equal(rough.float(), exact)
+    torch.testing.assert_close(rough.float(), exact, atol=0.02, rtol=0.02)
+    for name, p in net.named_parameters():
+        assert p.dtype == p.grad.dtype == torch.float32
+        assert torch.cosine_similarity(p.grad.flatten(), gradients[name].flatten(), dim=0) > 0.995, name
+    assert torch.equal(net.compute_in(None)(idx), exact)
+
+
+def test_generation_in_mixed_precision_is_the_same_cached_and_naive():
+    torch.manual_seed(0)
+    net, idx = Transformer(preset("nano")).compute_in(torch.bfloat16), torch.randint(0, 1000, (1, 9))
+    torch.testing.assert_close(generate(net, idx, 12, temperature=0), generate_naive(net, idx, 12, temperature=0))
