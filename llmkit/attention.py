@@ -4,7 +4,8 @@
 
 `attention` is the definition with everything in sight; `fused_attention` is the same function through PyTorch's fused
 kernel, and the one that the model runs. n_kv_head = n_head is MHA, 1 is MQA, between is GQA. With QK-norm (Qwen3), each
-head's query and key are RMS-normalised before RoPE, which bounds the scores.
+head's query and key are RMS-normalised before RoPE, which bounds the scores. A mask says where a query may look
+(bool, True: it may), or what is added to its scores (ALiBi; -inf: it may not).
 
 Shapes: B batch, T query time, S key time, C d_model, H query heads, K key/value heads, G = H/K, D head_dim.
 """
@@ -17,7 +18,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from llmkit.config import ModelConfig
-from llmkit.positions import rotate
+from llmkit.positions import distances, rotate
 
 
 def causal_mask(t: int, device=None) -> torch.Tensor:
@@ -34,8 +35,18 @@ def document_mask(doc_ids: torch.Tensor) -> torch.Tensor:
     return same & causal_mask(doc_ids.shape[1], doc_ids.device)
 
 
+def sliding_window_mask(positions, mask, window: int, device=None):
+    """`mask` (None: causal) narrowed to the last `window` keys of each query, its own included (arXiv 2310.06825):
+    (B or 1, 1, T, S) bool. None stays None while no text is longer than the window."""
+    if mask is None and positions.stop <= window:
+        return None
+    distance = distances(positions, mask, device)  # (B or 1, 1, T, S)
+    near = distance < window
+    return near & (distance >= 0) if mask is None else near & mask
+
+
 def attention(q, k, v, mask=None):
-    """The definition. q (B, H, T, D), k and v (B, K, S, D), mask bool broadcastable to (B, H, T, S), True = may look.
+    """The definition. q (B, H, T, D), k and v (B, K, S, D), mask (bool, or numbers to add) broadcast to (B, H, T, S).
 
     No mask means causal, the queries being the last T of S tokens. Returns out (B, H, T, D) and att (B, H, T, S).
     A query that may look nowhere gets zeros, not NaN.
@@ -45,8 +56,9 @@ def attention(q, k, v, mask=None):
     if mask is None:
         mask = causal_mask(k.shape[2], q.device)[-q.shape[2] :]
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, S)
-    att = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
-    att = att.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
+    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    nowhere = (scores == -torch.inf).all(dim=-1, keepdim=True)
+    att = scores.softmax(dim=-1).masked_fill(nowhere, 0.0)
     return att @ v, att
 
 
@@ -54,6 +66,8 @@ def fused_attention(q, k, v, mask=None):
     """`attention`'s out by the fused kernel, which never holds the (T, S) scores. Without a mask, T is S or 1."""
     if q.shape[2] == 1:  # decoding: a group's queries see the same keys, so they can be one head's G queries
         q = q.view(k.shape[0], k.shape[1], -1, k.shape[3])  # (B, K, G, D)
+        if mask is not None and mask.shape[1] > 1:  # one for each query head
+            mask = mask.view(-1, *q.shape[1:3], mask.shape[3])  # (B or 1, K, G, S)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).view(k.shape[0], -1, 1, k.shape[3])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
 
@@ -107,19 +121,20 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """nn.Linear without bias, its (out, in) matrix stored column by column, as `decode` reads it. With a
-    `compute_dtype` (see `Transformer.compute_in`) it multiplies, and returns, numbers of that type."""
+    """nn.Linear, its (out, in) matrix stored column by column, as `decode` reads it. With a `compute_dtype` (see
+    `Transformer.compute_in`) it multiplies, and returns, numbers of that type."""
 
     compute_dtype = None
 
-    def __init__(self, in_features: int, out_features: int):
-        super().__init__(in_features, out_features, bias=False)
+    def __init__(self, in_features: int, out_features: int, bias: bool = False):
+        super().__init__(in_features, out_features, bias)
         self.weight = nn.Parameter(torch.empty(in_features, out_features).t())
 
     def forward(self, x):
-        if self.compute_dtype is None:
-            return F.linear(x, self.weight)
-        return F.linear(x.to(self.compute_dtype), self.weight.to(self.compute_dtype))
+        dtype = self.compute_dtype
+        if dtype is None:
+            return F.linear(x, self.weight, self.bias)
+        return F.linear(x.to(dtype), self.weight.to(dtype), self.bias if self.bias is None else self.bias.to(dtype))
 
 
 class Attention(nn.Module):
@@ -129,20 +144,22 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
         heads = config.n_head + 2 * config.n_kv_head
-        self.qkv = Linear(config.d_model, heads * config.head_dim)  # rows: queries, keys, values
+        self.qkv = Linear(config.d_model, heads * config.head_dim, config.bias)  # rows: queries, keys, values
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
         self.qk_norm = config.qk_norm
-        self.out = Linear(config.n_head * config.head_dim, config.d_model)
+        self.out = Linear(config.n_head * config.head_dim, config.d_model, config.bias)
 
-    def forward(self, x, angles, mask=None, cache=None, layer=0):
+    def forward(self, x, angles=None, mask=None, cache=None, layer=0):
         B, T, _ = x.shape
         heads = self.qkv(x).view(B, T, -1, self.head_dim)  # (B, T, H + 2K, D)
         qk, v = heads.split_with_sizes((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
         if self.qk_norm:  # queries and keys in one pass, each kind with its own weight
             qk = rms_norm(qk, self.qk_weight(), self.q_norm.eps)
-        qk, v = rotate(qk, *angles).transpose(1, 2), v.transpose(1, 2)  # (B, H + K or K, T, D)
+        if angles is not None:
+            qk = rotate(qk, *angles)
+        qk, v = qk.transpose(1, 2), v.transpose(1, 2)  # (B, H + K or K, T, D)
         q, k = qk.split_with_sizes((self.n_head, self.n_kv_head), dim=1)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, K, S, D)

@@ -1,11 +1,55 @@
-"""The shape of a model: a frozen record of sizes, and a few presets.
+"""The shape of a model: a frozen record of sizes and architecture switches, and a few presets.
 
-The default architecture is Qwen3's (arXiv 2505.09388), with `qk_norm=False` Llama's (arXiv 2307.09288).
-The field's other names for the same sizes: d_model = n_embd = hidden_size, context_length = block_size = n_ctx
-= max_position_embeddings, d_ff = intermediate_size, n_kv_head = num_key_value_heads, norm_eps = rms_norm_eps.
+The default architecture is Qwen3's (arXiv 2505.09388), with `qk_norm=False` Llama's (arXiv 2307.09288);
+`preset("gpt2")` has the switches of GPT-2. The field's other names for the same sizes: d_model = n_embd = hidden_size,
+context_length = block_size = n_ctx = max_position_embeddings, d_ff = intermediate_size, n_kv_head =
+num_key_value_heads, norm_eps = rms_norm_eps = layer_norm_epsilon.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields
+
+CHOICES = {
+    "norm": ("rms", "layer"),
+    "mlp": ("swiglu", "gelu"),
+    "positions": ("rope", "learned", "sinusoidal", "alibi", "none"),
+}
+SIZES = ("vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "d_model", "head_dim", "d_ff")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How RoPE is stretched for texts `factor` times as long as those it was trained on (`positions` has the formulas).
+
+    "linear" and "ntk" need nothing more. "yarn" and "llama3" stretch the slow pairs alone, and so need the trained
+    length, `original_context`: pairs that turn less than `beta_slow` times over it are stretched in full, those that
+    turn more than `beta_fast` times not at all.
+    """
+
+    kind: str
+    factor: float
+    original_context: int | None = None
+    beta_slow: float = 1.0  # Llama 3's low_freq_factor
+    beta_fast: float | None = None  # None: 32 for yarn, 4 for llama3 (its high_freq_factor)
+    attention_factor: float | None = None  # yarn: multiplies queries and keys; None: 0.1 ln(factor) + 1
+
+    def __post_init__(self):
+        if self.kind not in ("linear", "ntk", "yarn", "llama3"):
+            raise ValueError(f"rope_scaling kind must be linear, ntk, yarn or llama3, not {self.kind!r}")
+        if not 1 <= self.factor < math.inf:
+            raise ValueError(f"rope_scaling factor must be at least 1 (longer texts than in training): {self.factor}")
+        by_parts = self.kind in ("yarn", "llama3")
+        if by_parts and not (_is_whole(self.original_context) and self.original_context >= 1):
+            raise ValueError(
+                f"rope_scaling {self.kind} needs original_context, the length in tokens of the texts that the model "
+                f"was trained on, not {self.original_context!r}"
+            )
+        if by_parts and self.beta_fast is None:
+            object.__setattr__(self, "beta_fast", {"yarn": 32.0, "llama3": 4.0}[self.kind])
+        if by_parts and not 0 < self.beta_slow < self.beta_fast:
+            raise ValueError(f"beta_slow ({self.beta_slow}) must be above 0 and below beta_fast ({self.beta_fast})")
+        if self.attention_factor is not None and (self.kind != "yarn" or not self.attention_factor > 0):
+            raise ValueError(f"attention_factor ({self.attention_factor}) is for yarn, and above 0")
 
 
 @dataclass(frozen=True)
@@ -23,22 +67,50 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
     tie_embeddings: bool = True  # lm_head.weight is tok_emb.weight
-    qk_norm: bool = True
+    qk_norm: bool = True  # RMSNorm on each head's query and key, whatever `norm` says
+    norm: str = "rms"  # or "layer"
+    mlp: str = "swiglu"  # or "gelu"
+    positions: str = "rope"  # or "learned", "sinusoidal", "alibi", "none"
+    bias: bool = False  # in every projection but lm_head, and in LayerNorm
+    sliding_window: int | None = None  # a query sees this many keys, its own included; None: all before it
+    rope_scaling: RopeScaling | None = None
 
     def __post_init__(self):
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "d_model", "head_dim", "d_ff"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for name in SIZES:
+            _check_count(name, getattr(self, name))
+        if self.sliding_window is not None:
+            _check_count("sliding_window", self.sliding_window)
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        for name in ("tie_embeddings", "qk_norm", "bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if self.n_head % self.n_kv_head:
             raise ValueError(
                 f"n_head ({self.n_head}) must be a multiple of n_kv_head ({self.n_kv_head}): "
                 "each key/value head serves the same number of query heads"
             )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim ({self.head_dim}) must be even: RoPE turns its numbers in pairs")
         if not self.rope_theta > 0 or not self.norm_eps > 0:
             raise ValueError(f"rope_theta ({self.rope_theta}) and norm_eps ({self.norm_eps}) must be above 0")
+        self._check_positions()
+
+    def _check_positions(self):
+        if self.positions == "rope" and self.head_dim % 2:
+            raise ValueError(f"head_dim ({self.head_dim}) must be even: RoPE turns its numbers in pairs")
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise ValueError(f"d_model ({self.d_model}) must be even: sinusoidal positions pair sine and cosine")
+        if self.rope_scaling is None:
+            return
+        if not isinstance(self.rope_scaling, RopeScaling):
+            raise ValueError(f"rope_scaling must be a RopeScaling or None, not {self.rope_scaling!r}")
+        if self.positions != "rope":
+            raise ValueError(f"rope_scaling stretches RoPE, but positions is {self.positions!r}")
+        if self.rope_scaling.kind in ("ntk", "yarn") and (self.head_dim < 4 or self.rope_theta <= 1):
+            raise ValueError(
+                f"rope_scaling {self.rope_scaling.kind} treats fast and slow pairs apart: it needs a head_dim of at "
+                f"least 4 ({self.head_dim}) and a rope_theta above 1 ({self.rope_theta})"
+            )
 
     def to_dict(self) -> dict:
         """The fields as plain JSON values; `ModelConfig.from_dict` is its inverse."""
@@ -47,13 +119,28 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
         """Build from `to_dict`'s output; an unknown or missing field is a ValueError that names it."""
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"unknown model config field(s): {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        try:
-            return cls(**values)
-        except TypeError as error:  # a required field is missing
-            raise ValueError(f"incomplete model config: {error}") from None
+        if isinstance(values.get("rope_scaling"), dict):
+            values = {**values, "rope_scaling": _build(RopeScaling, values["rope_scaling"], "rope_scaling")}
+        return _build(cls, values, "model config")
+
+
+def _build(cls, values: dict, what: str):
+    known = {f.name for f in fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"unknown {what} field(s): {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    try:
+        return cls(**values)
+    except TypeError as error:  # a required field is missing
+        raise ValueError(f"incomplete {what}: {error}") from None
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_count(name: str, value):
+    if not _is_whole(value) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
 PRESETS = {
@@ -72,6 +159,23 @@ PRESETS = {
     # 124 M, GPT-2's size: for a GPU
     "medium": dict(
         vocab_size=50_304, context_length=1024, n_layer=12, n_head=12, n_kv_head=12, d_model=768, head_dim=64, d_ff=2048
+    ),
+    # 124 M: GPT-2 itself, the smallest of Radford et al. 2019
+    "gpt2": dict(
+        vocab_size=50_257,
+        context_length=1024,
+        n_layer=12,
+        n_head=12,
+        n_kv_head=12,
+        d_model=768,
+        head_dim=64,
+        d_ff=3072,
+        norm="layer",
+        norm_eps=1e-5,
+        mlp="gelu",
+        positions="learned",
+        bias=True,
+        qk_norm=False,
     ),
 }
 

@@ -32,6 +32,7 @@ def decoder(model, batch_size: int):
         and weight.is_cpu
         and weight.dtype == torch.float32
         and model.compute_dtype is None
+        and not (model.config.bias or model.config.sliding_window)
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
         and all(type(m) in PLAIN and not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
     )
@@ -75,7 +76,7 @@ class Decoder:
         model = self.model
         position, _ = cache.begin(1, 1)
         x = model.tok_emb.weight[idx[0, 0]]  # (C,)
-        cos, sin = model.rope.cos[position], model.rope.sin[position]  # (1, D)
+        cos, sin = model.pos_emb.cos[position], model.pos_emb.sin[position]  # (1, D)
         # RoPE(n * w) = n * (w cos) + swap(n) * (swap(w) sin): QK-norm's weight goes into the angles, for all layers
         cos = (self.qk_scale * cos).expand(len(self.layers), -1, -1).unbind()  # L x (H + K, D)
         sin = (self.qk_scale.roll(self.head_dim // 2, -1) * sin).expand(len(self.layers), -1, -1).unbind()

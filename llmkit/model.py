@@ -1,10 +1,12 @@
-"""The model: a decoder-only transformer of the Qwen3/Llama family (arXiv 2505.09388, 2307.09288).
+"""The model: a decoder-only transformer of the Qwen3/Llama family (arXiv 2505.09388, 2307.09288); by config, GPT-2 too.
 
     x = tok_emb[idx];   x += attn(norm1(x));   x += mlp(norm2(x))   (n_layer times);   logits = lm_head(norm_f(x))
 
 RMSNorm before each branch, RoPE, grouped-query attention with QK-norm, SwiGLU, tied embeddings, no biases: the logits
 equal transformers' Qwen3ForCausalLM on the same weights (tests/parity). Departures: query/key/value and gate/up are
-each one matrix (one product instead of three and two), and weights start as GPT-2's do (see `init_weights`).
+each one matrix (one product instead of three and two), and weights start as GPT-2's do (see `init_weights`). With
+LayerNorm, learned positions, a GELU MLP and biases instead, each a class chosen by a switch of the config, they equal
+GPT2LMHeadModel's; other positions, a sliding window and a stretched RoPE are switches as well.
 
 Shapes: B batch, T query time, S key time, C d_model, F d_ff, V vocab, L layers.
 """
@@ -15,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llmkit.attention import Attention, Linear, RMSNorm, document_mask
+from llmkit.attention import Attention, Linear, RMSNorm, document_mask, sliding_window_mask
 from llmkit.config import ModelConfig
-from llmkit.positions import RoPE
+from llmkit.positions import position_embedding
 
 
 class SwiGLU(nn.Module):
@@ -25,12 +27,34 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate_up = Linear(config.d_model, 2 * config.d_ff)  # rows: gate, up
-        self.down = Linear(config.d_ff, config.d_model)
+        self.gate_up = Linear(config.d_model, 2 * config.d_ff, config.bias)  # rows: gate, up
+        self.down = Linear(config.d_ff, config.d_model, config.bias)
 
     def forward(self, x):
         gate, up = self.gate_up(x).chunk(2, dim=-1)  # 2 x (B, T, F)
         return self.down(F.silu(gate) * up)  # (B, T, C)
+
+
+class GeluMLP(nn.Module):
+    """GPT-2's MLP: down(gelu(up(x))), with the tanh form of GELU (arXiv 1606.08415)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.up = Linear(config.d_model, config.d_ff, config.bias)
+        self.down = Linear(config.d_ff, config.d_model, config.bias)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.up(x), approximate="tanh"))  # (B, T, C)
+
+
+MLPS = {"swiglu": SwiGLU, "gelu": GeluMLP}
+
+
+def norm(config: ModelConfig) -> nn.Module:
+    """A norm over the residual stream."""
+    if config.norm == "layer":
+        return nn.LayerNorm(config.d_model, config.norm_eps, bias=config.bias)
+    return RMSNorm(config.d_model, config.norm_eps)
 
 
 class Block(nn.Module):
@@ -38,12 +62,12 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.norm1 = RMSNorm(config.d_model, config.norm_eps)
+        self.norm1 = norm(config)
         self.attn = Attention(config)
-        self.norm2 = RMSNorm(config.d_model, config.norm_eps)
-        self.mlp = SwiGLU(config)
+        self.norm2 = norm(config)
+        self.mlp = MLPS[config.mlp](config)
 
-    def forward(self, x, angles, mask=None, cache=None, layer=0):
+    def forward(self, x, angles=None, mask=None, cache=None, layer=0):
         x = x + self.attn(self.norm1(x), angles, mask, cache, layer)
         return x + self.mlp(self.norm2(x))
 
@@ -55,9 +79,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config, self.compute_dtype = config, None  # None: the dtype of the weights
         self.tok_emb = nn.Embedding(config.vocab_size, config.d_model)
-        self.rope = RoPE(config.head_dim, config.context_length, config.rope_theta)
+        self.pos_emb = position_embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        self.norm_f = norm(config)
         self.lm_head = Linear(config.d_model, config.vocab_size)
         self.init_weights()
         if config.tie_embeddings:
@@ -66,11 +90,13 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def init_weights(self):
         """Normal(0, 0.02), as GPT-2; the 2L matrices that write to the residual stream are smaller by sqrt(2L), so that
-        the stream's variance at the start does not grow with depth. Norm weights start at one."""
+        the stream's variance at the start does not grow with depth. Norm weights start at one, biases at zero."""
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 writes_residual = name.endswith(("attn.out.weight", "mlp.down.weight"))
                 weight.normal_(0.0, 0.02 / math.sqrt(2 * self.config.n_layer) if writes_residual else 0.02)
+            elif name.endswith("bias"):
+                weight.zero_()
 
     def compute_in(self, dtype: torch.dtype | None) -> "Transformer":
         """Mixed precision (arXiv 1710.03740): products and attention in `dtype`, say torch.bfloat16, with twice the
@@ -89,14 +115,17 @@ class Transformer(nn.Module):
         run alone. With a `cache`, idx continues the texts that the cache holds.
         """
         self.check(idx, cache, doc_ids)
-        B, T = idx.shape
+        c, (B, T) = self.config, idx.shape
         if cache is not None:
             positions, mask = cache.begin(B, T)
         else:
             positions = slice(0, T)
             mask = None if doc_ids is None else document_mask(doc_ids)
-        x = self.tok_emb(idx)  # (B, T, C)
-        angles = self.rope(positions, self.config.n_head + self.config.n_kv_head, self.compute_dtype)
+        if c.sliding_window is not None:
+            mask = sliding_window_mask(positions, mask, c.sliding_window, idx.device)
+        x = self.pos_emb.embed(self.tok_emb(idx), positions, doc_ids)  # (B, T, C)
+        angles = self.pos_emb.angles(positions, c.n_head + c.n_kv_head, self.compute_dtype)
+        mask = self.pos_emb.bias(positions, mask, idx.device, self.compute_dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, angles, mask, cache, layer)
         return self.lm_head(self.norm_f(x))  # (B, T, V)
