@@ -5,9 +5,9 @@ A multiply-add is 2 FLOPs. A token's forward pass costs 2 for every parameter th
 
     forward(token)  = 2 N + 4 L H D S        training(token) = 3 x forward: the backward pass costs twice the forward
 
-N counts the matrices, lm_head once (tied or not). The embedding lookup, norms, softmax, RoPE and the like are not
-counted. S is the number of keys really seen: (T + 1)/2 on average in a causal text of T tokens. (PaLM's utilisation,
-arXiv 2204.02311 appendix B, counts S = T; ours is the stricter.)
+N counts the matrices, lm_head once (tied or not). The embedding lookup, norms, biases, softmax, positions and the like
+are not counted. S is the number of keys really seen: (T + 1)/2 on average in a causal text of T tokens, with a sliding
+window never more than the window. (PaLM's utilisation, arXiv 2204.02311 appendix B, counts S = T; ours is stricter.)
 
 Shapes: B batch, T time, S keys, C d_model, H heads, K KV heads, D head_dim, F d_ff, V vocab, L layers.
 """
@@ -19,9 +19,10 @@ from llmkit.config import ModelConfig
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameter counts by part; `lm_head` is 0 when it is tied to the embedding."""
+    """Parameter counts by part, biases included; `lm_head` is 0 when it is tied to the embedding."""
 
     embedding: int
+    positions: int  # 0 unless they are learned
     attention: int
     mlp: int
     norms: int
@@ -30,18 +31,29 @@ class Parameters:
 
     @property
     def total(self) -> int:
-        return self.embedding + self.attention + self.mlp + self.norms + self.lm_head
+        return self.embedding + self.positions + self.attention + self.mlp + self.norms + self.lm_head
 
 
 def parameters(config: ModelConfig) -> Parameters:
     """Exactly the model's parameters: `total` is the sum of numel() over model.parameters()."""
     c = config
     vocab_matrix = c.vocab_size * c.d_model
-    attention = c.n_layer * c.d_model * c.head_dim * (2 * c.n_head + 2 * c.n_kv_head)  # q, out; k, v
-    mlp = c.n_layer * 3 * c.d_model * c.d_ff  # gate, up, down
-    norms = c.n_layer * (2 * c.d_model + 2 * c.head_dim * c.qk_norm) + c.d_model
-    lm_head = 0 if c.tie_embeddings else vocab_matrix
-    return Parameters(vocab_matrix, attention, mlp, norms, lm_head, matmul=attention + mlp + vocab_matrix)
+    hidden = 2 * c.d_ff if c.mlp == "swiglu" else c.d_ff  # gate and up; up alone
+    qkv = (c.n_head + 2 * c.n_kv_head) * c.head_dim
+    attention = c.n_layer * (qkv + c.n_head * c.head_dim) * c.d_model
+    mlp = c.n_layer * (hidden + c.d_ff) * c.d_model
+    attention_bias = c.n_layer * (qkv + c.d_model) * c.bias
+    mlp_bias = c.n_layer * (hidden + c.d_model) * c.bias
+    norm = c.d_model * (2 if c.norm == "layer" and c.bias else 1)
+    return Parameters(
+        embedding=vocab_matrix,
+        positions=c.context_length * c.d_model if c.positions == "learned" else 0,
+        attention=attention + attention_bias,
+        mlp=mlp + mlp_bias,
+        norms=c.n_layer * (2 * norm + 2 * c.head_dim * c.qk_norm) + norm,
+        lm_head=0 if c.tie_embeddings else vocab_matrix,
+        matmul=attention + mlp + vocab_matrix,
+    )
 
 
 @dataclass(frozen=True)
@@ -58,21 +70,35 @@ class Flops:
 
 def forward_flops(config: ModelConfig, t: int, past: int = 0) -> Flops:
     """FLOPs of the forward pass over `t` tokens of one text whose first `past` tokens are already cached."""
-    keys_seen = t * past + t * (t + 1) // 2
+    keys = keys_seen(config, past + t) - keys_seen(config, past)
     return Flops(
         matmul=2 * parameters(config).matmul * t,
-        attention=4 * config.n_layer * config.n_head * config.head_dim * keys_seen,
+        attention=4 * config.n_layer * config.n_head * config.head_dim * keys,
     )
 
 
+def keys_seen(config: ModelConfig, t: int) -> int:
+    """Pairs of a query and a key that it sees, in one text of `t` tokens: t (t + 1) / 2, or fewer with a window."""
+    near = min(t, config.sliding_window or t)  # the first tokens see all before them, the others a full window
+    return near * (near + 1) // 2 + (t - near) * near
+
+
 def training_flops(config: ModelConfig, t: int) -> Flops:
-    """FLOPs of forward and backward over one text of `t` tokens; divide by `t` for a token's: 6 N + 6 L H D (t + 1)."""
+    """FLOPs of forward and backward over one text of `t` tokens; divide by `t` for a token's: 6 N + 6 L H D (t + 1), if
+    no window is shorter than the text."""
     forward = forward_flops(config, t)
     return Flops(matmul=3 * forward.matmul, attention=3 * forward.attention)
 
 
+def weight_bytes(config: ModelConfig, bytes_per_number: int = 4) -> int:
+    """Bytes that the weights take."""
+    return parameters(config).total * bytes_per_number
+
+
 def kv_cache_bytes(config: ModelConfig, batch_size: int, length: int, bytes_per_number: int = 4) -> int:
-    """Bytes that the keys and values of `batch_size` texts of `length` tokens take."""
+    """Bytes of the keys and values that the next token of `batch_size` texts of `length` tokens may look at: with a
+    sliding window no more than the window's (`cache.KVCache` keeps the older ones too)."""
+    length = min(length, config.sliding_window or length)
     return 2 * config.n_layer * batch_size * config.n_kv_head * length * config.head_dim * bytes_per_number
 
 
@@ -99,14 +125,15 @@ class Memory:
 def training_memory(config: ModelConfig, batch_size: int, t: int, bytes_per_number: int = 4) -> Memory:
     """An estimate of a training step's peak: weights, their gradients, AdamW's two moments, and what autograd keeps of
     the forward pass of `batch_size` texts of `t` tokens. Workspaces and the framework itself are not in it."""
-    c, weights = config, parameters(config).total * bytes_per_number
+    c, weights = config, weight_bytes(config, bytes_per_number)
     queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
     per_layer = (
-        4 * c.d_model  # both norms: x / rms(x), and the output
+        4 * c.d_model  # both norms: x / rms(x) (LayerNorm: x), and the output
         + queries + 2 * keys  # the projections; of these the values stay as they are
-        + (queries + keys) * (2 if c.qk_norm else 1)  # QK-norm's x / rms(x), and what RoPE makes
+        + (queries + keys) * (2 if c.qk_norm else c.positions == "rope")  # x / rms(x); what RoPE or the norm makes
         + queries  # attention's output
-        + 4 * c.d_ff  # gate, up, silu(gate), their product
+        + (4 if c.mlp == "swiglu" else 2) * c.d_ff  # gate, up, silu(gate), their product; up, gelu(up)
     )  # fmt: skip
     per_token = c.n_layer * per_layer + 2 * c.d_model + 2 * c.vocab_size  # norm_f; logits and their log-softmax
-    return Memory(weights, weights, 2 * weights, activations=batch_size * t * per_token * bytes_per_number)
+    biases = c.n_head * t * t if c.positions == "alibi" else 0  # one for all layers and rows
+    return Memory(weights, weights, 2 * weights, (batch_size * t * per_token + biases) * bytes_per_number)

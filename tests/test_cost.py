@@ -5,26 +5,63 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from llmkit.attention import causal_mask, sliding_window_mask
 from llmkit.cache import KVCache
 from llmkit.config import PRESETS, preset
-from llmkit.cost import forward_flops, kv_cache_bytes, parameters, training_flops, training_memory
+from llmkit.cost import (
+    decode_bytes,
+    forward_flops,
+    keys_seen,
+    kv_cache_bytes,
+    parameters,
+    training_flops,
+    training_memory,
+    weight_bytes,
+)
 from llmkit.model import Transformer
+
+VARIANTS = [
+    {},
+    dict(tie_embeddings=False, qk_norm=False, head_dim=10),
+    dict(bias=True, n_kv_head=1),
+    dict(norm="layer", bias=True, mlp="gelu", positions="learned"),
+    dict(norm="layer", mlp="gelu", positions="alibi", qk_norm=False),
+    dict(positions="sinusoidal", sliding_window=9),
+    dict(positions="none", n_kv_head=4),
+]
+variants = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+
+
+def meta_model(config):
+    with torch.device("meta"):  # shapes without memory
+        return Transformer(config)
+
+
+@variants
+@pytest.mark.parametrize("name", ["nano", "tiny"])
+def test_parameters_equal_the_models(name, variant):
+    config = preset(name, **variant)
+    model, count = meta_model(config), parameters(config)
+    assert count.total == sum(p.numel() for p in model.parameters())
+    matrices = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.dim() == 2}
+    embeddings = ("tok_emb.weight", "pos_emb.weight")
+    assert count.matmul == sum(p.numel() for name, p in matrices.items() if name not in embeddings)
+    for part, inside in (("attention", ".attn.{}."), ("mlp", ".mlp."), ("positions", "pos_emb.")):
+        names = [n for n in ("qkv", "out")] if part == "attention" else [""]
+        wanted = [p.numel() for key, p in model.named_parameters() if any(inside.format(n) in key for n in names)]
+        assert getattr(count, part) == sum(wanted), part
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("overrides", [{}, dict(tie_embeddings=False, qk_norm=False, head_dim=10)])
-def test_parameters_equal_the_models(name, overrides):
-    config = preset(name, **overrides)
-    with torch.device("meta"):
-        model = Transformer(config)
-    assert parameters(config).total == sum(p.numel() for p in model.parameters())
-    matrices = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.dim() == 2}
-    assert parameters(config).matmul == sum(p.numel() for name, p in matrices.items() if name != "tok_emb.weight")
+def test_presets_are_counted_exactly(name):
+    config = preset(name)
+    assert parameters(config).total == sum(p.numel() for p in meta_model(config).parameters())
 
 
 def test_presets_have_their_sizes():
     millions = {name: parameters(preset(name)).total / 1e6 for name in PRESETS}
-    assert millions == pytest.approx({"nano": 0.23, "tiny": 0.85, "small": 4.7, "medium": 124}, rel=0.1)
+    assert millions == pytest.approx({"nano": 0.23, "tiny": 0.85, "small": 4.7, "medium": 124, "gpt2": 124.4}, rel=0.1)
+    assert parameters(preset("gpt2")).total == 124_439_808  # as published
 
 
 def counted(run) -> int:
@@ -33,15 +70,28 @@ def counted(run) -> int:
     return counter.get_total_flops()
 
 
-def test_forward_flops_equal_the_counters():
-    config = preset("nano")
-    model, t = Transformer(config), 40
-    flops = forward_flops(config, t)
+@variants
+def test_flops_equal_the_counters(variant):
+    config, t = preset("nano", **variant), 40
+    model, flops = Transformer(config), forward_flops(config, t)
     assert flops.matmul == 2 * parameters(config).matmul * t
     with sdpa_kernel(SDPBackend.MATH):  # the counter does not know the CPU's fused kernel
-        total = counted(lambda: model(torch.zeros(1, t).long()))
-    # PyTorch counts all t^2 pairs of query and key, a causal text needs t (t + 1) / 2.
-    assert flops.matmul + flops.attention * 2 * t / (t + 1) == total
+        forward = counted(lambda: model(torch.zeros(1, t).long()))
+        both = counted(lambda: model(torch.zeros(1, t).long()).sum().backward())
+    # PyTorch counts all t^2 pairs of query and key, a causal text needs fewer.
+    every_pair = flops.attention * t * t / keys_seen(config, t)
+    assert forward == flops.matmul + every_pair
+    assert both == 3 * forward == training_flops(config, t).matmul + 3 * every_pair
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 10, 50])
+def test_keys_seen_are_what_the_mask_shows(window):
+    config = preset("nano", sliding_window=window)
+    for t in (1, 2, 9, 10, 30):
+        mask = (
+            causal_mask(t) if window is None else sliding_window_mask(slice(0, t), causal_mask(t)[None, None], window)
+        )
+        assert keys_seen(config, t) == mask.sum()
 
 
 def test_training_is_three_forwards():
@@ -51,8 +101,9 @@ def test_training_is_three_forwards():
     assert per_token == 6 * parameters(config).matmul + 6 * config.n_layer * config.n_head * config.head_dim * (t + 1)
 
 
-def test_cached_pieces_cost_what_the_whole_does():
-    config = preset("tiny")
+@pytest.mark.parametrize("window", [None, 12])
+def test_cached_pieces_cost_what_the_whole_does(window):
+    config = preset("tiny", sliding_window=window)
     pieces = [forward_flops(config, t, past).total for t, past in ((10, 0), (1, 10), (5, 11))]
     assert sum(pieces) == forward_flops(config, 16).total
 
@@ -61,11 +112,27 @@ def test_kv_cache_bytes_are_the_caches():
     config = preset("nano")
     cache = KVCache(config, batch_size=3, max_length=17)
     assert kv_cache_bytes(config, 3, 17) == sum(x.nbytes for x in cache.k + cache.v)
+    windowed = preset("nano", sliding_window=5)
+    assert kv_cache_bytes(windowed, 3, 17) == kv_cache_bytes(config, 3, 5)
+    assert kv_cache_bytes(windowed, 3, 4) == kv_cache_bytes(config, 3, 4)
 
 
-@pytest.mark.parametrize("qk_norm", [True, False])
-def test_activations_are_what_autograd_keeps(qk_norm):
-    config = preset("nano", qk_norm=qk_norm)
+@variants
+def test_weight_bytes_are_the_models(variant):
+    config = preset("nano", **variant)
+    model = meta_model(config)
+    assert weight_bytes(config) == sum(p.nbytes for p in model.parameters())
+    assert weight_bytes(config, 2) == sum(p.nbytes for p in model.bfloat16().parameters())
+
+
+def test_a_decoding_step_reads_the_matrices_and_the_cache():
+    config = preset("gpt2")
+    assert decode_bytes(config, 1, 10, 2) == 2 * (parameters(config).matmul + 2 * 12 * 12 * 64 * 10)
+
+
+@variants
+def test_activations_are_what_autograd_keeps(variant):
+    config = preset("nano", **variant)
     model, idx = Transformer(config), torch.zeros(8, 64).long()
     kept = {}
 
