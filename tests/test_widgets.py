@@ -1,77 +1,38 @@
 """Widgets without a browser: what they draw, what they say, what they leave where no kernel runs."""
-import asyncio
-import base64
 import io
 import json
-import re
-import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import ipywidgets
+import numpy as np
 import pytest
-import torch
 from PIL import Image
+from widget_checks import HOSTILE, assert_bundle, assert_harmless, random_model, texts, town, town_tokenizer
 
-from llmkit import sampling
-from llmkit.config import preset
-from llmkit.generate import generate
-from llmkit.model import Transformer
 from llmkit.tokenizer import Tokenizer
 from llmkit.train import Record
 from llmkit.widgets import svg
 from llmkit.widgets.bpe import MAX_BYTES, Film, bpe_movie
 from llmkit.widgets.bpe import draw as draw_bpe
-from llmkit.widgets.continuation import continuation_box, judge, pages
 from llmkit.widgets.frame import Frame, Picture
 from llmkit.widgets.lifecycle import STOPS, lifecycle_strip
 from llmkit.widgets.report import report_card
-from llmkit.widgets.sampling import N_DRAWS, distance, entropy, read_prompt, sampling_lab, stages
-from llmkit.widgets.training import Scribe, Snapshot, training_scrubber, wrap
-from llmkit.world import World
-
-HOSTILE = "<script>alert('x')</script> & \"q\" \u202e\x00 ]]> </svg><img src=x onerror=alert(1)>"
+from llmkit.widgets.training import PROBE, Curve, Scribe, Snapshot, training_scrubber, wrap
 
 
 @pytest.fixture(scope="module")
 def world():
-    return World(0)
+    return town()
 
 
 @pytest.fixture(scope="module")
-def tokenizer(world):
-    return Tokenizer.train([d.text for d in world.documents(300, 1)], 400)
+def tokenizer():
+    return town_tokenizer()
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    return Transformer(preset("nano", vocab_size=400)).eval()
-
-
-def texts(picture: str) -> list[str]:
-    """All that stands written in a drawing."""
-    return [element.text or "" for element in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
-
-
-def assert_bundle(frame: Frame):
-    """The three forms of a widget; the picture is one, has ink, and all of it is small."""
-    bundle = frame._repr_mimebundle_()
-    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == frame.view.model_id
-    assert frame.title in bundle["text/plain"] and frame.said in bundle["text/plain"]
-    image = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("L")
-    dark, light = image.getextrema()
-    assert light == 255 and dark < 60 and image.size[0] > 200
-    assert len(json.dumps(bundle)) < 60_000 and len(frame.svg) < 50_000
-
-
-def assert_harmless(frame: Frame):
-    """The drawing is one well-formed SVG without anything that could run, and has a name."""
-    root = ET.fromstring(frame.svg)
-    assert root.get("role") == "img" and root.get("aria-label")
-    names = {element.tag.rpartition("}")[2] for element in root.iter()}
-    assert names <= {"svg", "g", "rect", "text", "line", "path", "circle"}
-    assert not [name for element in root.iter() for name in element.attrib if name.startswith("on")]
-    line = frame.view.children[2].value
-    assert re.findall(r"<(\w+)", line) == ["div"]
+    return random_model()
 
 
 # ---- drawing ----
@@ -98,6 +59,15 @@ def test_a_picture_has_its_ink_and_its_paper():
     square = svg.drawing(10, 10, [svg.rect(0, 0, 5, 10)], "half")
     image = Image.open(io.BytesIO(svg.to_png(square, ink="#ff0000", paper="#000000", zoom=1))).convert("RGB")
     assert image.getpixel((2, 5)) == (255, 0, 0) and image.getpixel((8, 5)) == (0, 0, 0)
+
+
+def test_a_matrix_is_drawn_cell_by_cell_with_its_sign():
+    values = [[1.0, 0.0, -1.0], [9.0, np.nan, -0.5]]
+    drawn = svg.drawing(30, 10, [svg.heat(0, 0, 30, 10, values, "#0000ff", "#ff0000")], "x")
+    image = Image.open(io.BytesIO(svg.to_png(drawn, paper="#ffffff", zoom=1))).convert("RGB")
+    pixels = [image.getpixel((x, y)) for y in (2, 7) for x in (5, 15, 25)]
+    assert pixels[:5] == [(0, 0, 255), (255, 255, 255), (255, 0, 0), (0, 0, 255), (255, 255, 255)]
+    assert pixels[5][0] == 255 and 110 < pixels[5][1] < 145
 
 
 # ---- frame ----
@@ -184,131 +154,6 @@ def test_the_movie_stands_any_text(tokenizer, text):
         assert f"first {MAX_BYTES} bytes" in movie.said
 
 
-# ---- sampling laboratory ----
-
-def test_stages_end_where_filter_logits_ends(model, tokenizer, world):
-    prompt = read_prompt(model, tokenizer, "One", world)
-    result = stages(prompt, 0.7, top_k=20, top_p=0.9, min_p=0.1, seed=3)
-    expected = sampling.filter_logits(prompt.logits, 0.7, 20, 0.9, 0.1).softmax(-1)
-    torch.testing.assert_close(result.filters[-1].probs, expected)
-    assert [int(stage.kept.sum()) for stage in result.filters] == sorted(
-        (int(stage.kept.sum()) for stage in result.filters), reverse=True
-    )
-    assert int(result.draws.sum()) == N_DRAWS and not result.draws[expected == 0].any()
-    torch.testing.assert_close(result.draws, stages(prompt, 0.7, 20, 0.9, 0.1, seed=3).draws)
-
-
-def test_entropy_and_distance_by_hand():
-    assert entropy(torch.tensor([0.5, 0.5, 0.0])) == pytest.approx(0.693147, abs=1e-6)
-    assert distance(torch.tensor([1.0, 0.0]), torch.tensor([0.25, 0.75])) == 0.75
-
-
-def test_the_laboratory_marks_what_each_stage_cuts(model, tokenizer, world):
-    lab = sampling_lab(model, tokenizer, "One", world)
-    assert not any("cut" in words for words in texts(lab.svg)) and "400 tokens kept" in lab.said
-    lab.controls["top_k"].value = 5
-    assert "top-k (0: off): 0 → 5. 5 tokens kept" in lab.said and "From the truth" in lab.said
-    assert {"cuts 395", "✕ cut", "top-k 5"} <= set(texts(lab.svg))
-    lab.controls["temperature"].value = 0
-    assert "1 token kept, entropy 0.00" in lab.said and {"cuts 399", "T = 0"} <= set(texts(lab.svg))
-
-
-def test_the_truth_stands_beside_the_model(model, tokenizer, world):
-    story = world.documents(1, 3, kinds=("story",))[0].text
-    ids = tokenizer.encode(story)[:12]
-    lab = sampling_lab(model, tokenizer, tokenizer.decode(ids), world)
-    truth = world.next_token_probs([tokenizer.eos_id, *ids], tokenizer)
-    assert f"{truth.max():.3f}" in texts(lab.svg) and "exact" in texts(lab.svg)
-
-
-def test_where_there_is_no_truth_the_laboratory_says_so(model, tokenizer, world):
-    lab = sampling_lab(model, tokenizer, "The president of France", world)
-    assert "No document of the town begins like this" in lab.said and "unknown here" in texts(lab.svg)
-    assert "No world was given" in sampling_lab(model, tokenizer, "One").said
-
-
-def test_a_prompt_that_is_too_long_gets_a_sentence(model, tokenizer, world):
-    lab = sampling_lab(model, tokenizer, "One", world)
-    before = lab.svg
-    lab.controls["prompt"].value = "q " * 400
-    assert "the model's context only 128" in lab.said and lab.svg == before
-
-
-def test_the_laboratory_stands_hostile_prompts(model, tokenizer, world):
-    lab = sampling_lab(model, tokenizer, HOSTILE, world, temperature=0.5, seed=7)
-    assert_harmless(lab)
-    assert_bundle(lab)
-
-
-# ---- continuation box ----
-
-@pytest.fixture
-def box(model, tokenizer, world):
-    return continuation_box({"nano": (model, tokenizer)}, world, "One", max_new_tokens=20)
-
-
-def test_the_box_continues_the_prompt_and_judges_the_text(box, model, tokenizer):
-    go, stop = box.extra
-    assert box.said == "Press Continue." and texts(box.svg)[0] == "One"[: len(texts(box.svg)[0])]
-    go.click()
-    assert re.search(r"The text costs the model \d+\.\d nats. The town cannot write it: where the model", box.said)
-    assert len(texts(box.svg)) > 10 and not go.disabled and stop.disabled
-    box.controls["prompt"].value = "Two"
-    assert box.said == "prompt: “One” → “Two”. Press Continue."
-    assert "".join(texts(box.svg)) == "Two"
-
-
-def test_the_verdict_is_the_truths(model, tokenizer, world):
-    document = world.documents(1, 5, kinds=("bio",))[0]
-    ids = tuple(tokenizer.encode(document.text))
-    *_, page = pages(model, tokenizer, document.text, 1.0, 0)
-    verdict = judge(page._replace(ended=True), model, tokenizer, world).verdict
-    assert f"the truth {world.nats(document.text):.1f}: it is a document" in verdict
-    half = judge(page._replace(ids=ids[:9], n_prompt=9), model, tokenizer, world)
-    assert "the beginning of a document" in half.verdict and half.impossible is None
-    wrong = judge(page._replace(ids=(*ids[:9], 0), n_prompt=10), model, tokenizer, world)
-    assert wrong.impossible == 9 and "your prompt" in wrong.verdict
-    unfinished = judge(page._replace(ids=ids[:9], n_prompt=9, ended=True), model, tokenizer, world)
-    assert unfinished.impossible == 9 and "end there" in unfinished.verdict
-
-
-def test_at_temperature_0_the_box_writes_what_generate_does(model, tokenizer):
-    *_, page = pages(model, tokenizer, "One", 0.0, 12)
-    idx = torch.tensor([[tokenizer.eos_id, *tokenizer.encode("One")]])
-    expected = generate(model, idx, 12, temperature=0.0, eos_id=tokenizer.eos_id)[0, 1:].tolist()
-    assert list(page.ids) + [tokenizer.eos_id] * page.ended == expected
-
-
-def test_a_prompt_that_leaves_no_room_gets_a_sentence(box):
-    box.controls["prompt"].value = "q " * 100
-    box.extra[0].click()
-    assert "outgrow the model's context of 128" in box.said and not box.extra[0].disabled
-
-
-def test_a_run_can_be_stopped_on_an_event_loop(model, tokenizer):
-    async def use():
-        box = continuation_box({"nano": (model, tokenizer)}, prompt="One", max_new_tokens=100)
-        go, stop = box.extra
-        go.click()
-        while go.disabled is False:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0.01)
-        stop.click()
-        while go.disabled:
-            await asyncio.sleep(0)
-        return box.said
-
-    said = asyncio.run(use())
-    assert int(re.match(r"\d+", said)[0]) < 100 and "costs the model" in said
-
-
-def test_the_box_stands_hostile_text(box):
-    box.controls["prompt"].value = HOSTILE
-    box.extra[0].click()
-    assert_harmless(box)
-    assert_bundle(box)
-
-
 # ---- strip, report card, scrubber ----
 
 def test_every_lesson_is_on_the_map_once():
@@ -340,6 +185,11 @@ def test_the_report_card_has_a_row_for_each_stage():
     assert frame.said.startswith("questions: “train” → “test”.")
     assert_harmless(frame)
     assert_bundle(frame)
+    cards = {"base": card(facts=0.8)}
+    frame = report_card(cards)
+    cards["sft"] = card(answers=0.7)
+    frame.redraw("sft is trained.")
+    assert frame.said.startswith("sft is trained. base: best") and {"70%", "answers"} <= set(texts(frame.svg))
     with pytest.raises(ValueError, match="none of the cards holds scores"):
         report_card({"base": {}})
 
@@ -362,6 +212,31 @@ def test_the_scrubber_moves_everything_together():
         training_scrubber(run(10, {5}), shots, floor=0.5)
 
 
+def test_attention_moves_with_the_step():
+    early, late = np.zeros((2, 3, 4, 4), dtype=int), np.zeros((2, 3, 4, 4), dtype=int)
+    early[..., 0] = late[..., 0] = 100  # every head rests on the first token
+    late[1, 2] = np.eye(4, k=-1) * 90  # later, one looks at the token before
+    shots = [Snapshot("a", (0.1, 0, 1), {"bio": 2.0}, a.tolist()) for a in (early, late)]
+    frame = training_scrubber(run(600, {100, 600}), shots, floor=0.55)
+    assert "Head 1.2 looks most at the token before, with 90% of its weight." in frame.said
+    assert "0.90" in texts(frame.svg) and frame.svg.count("<image") == 6
+    assert_harmless(frame)
+    assert_bundle(frame)
+    frame.controls["step"].value = 100
+    assert "0.90" not in texts(frame.svg) and "33% of its weight" in frame.said  # the first token, once in three rows
+
+
+def test_a_bad_run_stands_beside_the_good_one():
+    bad = [replace(record, loss=8.0) for record in run(40, set())]
+    bad[30] = replace(bad[30], loss=float("nan"))
+    frame = training_scrubber(run(600, {600}), [Snapshot("a", (0.1, 0, 1), {"bio": 2.0})], 0.55, {"<lr × 30>": bad})
+    frame.controls["beside"].value = "<lr × 30>"
+    assert "<lr × 30>: 8.00 at step 30" in texts(frame.svg)
+    assert_harmless(frame)
+    nothing_finite = Curve(run(10, set()), 0.5, "dead", [replace(bad[0], loss=float("inf"))])
+    assert nothing_finite.draw(5) == Curve(run(10, set()), 0.5).draw(5)
+
+
 def test_the_scribe_keeps_what_the_scrubber_shows(model, tokenizer, world):
     scribe = Scribe(tokenizer, world, n_questions=4, n_documents=8)
     scribe.documents = {kind: [d for d in documents if len(tokenizer.encode(d.text)) < 128]
@@ -370,6 +245,8 @@ def test_the_scribe_keeps_what_the_scrubber_shows(model, tokenizer, world):
     shot = Snapshot(**json.loads(json.dumps(scribe.snapshots[0]._asdict())))
     assert shot.sample.startswith("One") and shot.facts[0] == numbers["facts"]
     assert shot.excess["story"] == numbers["excess/story"] > 1  # random weights
+    attention, n = np.array(shot.attention), 1 + len(tokenizer.encode(PROBE))
+    assert attention.shape == (4, 4, n, n) and abs(attention.sum(-1) - 100).max() <= n / 2
 
 
 def test_lines_are_broken_at_spaces_and_no_longer_than_asked():

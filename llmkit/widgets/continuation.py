@@ -2,12 +2,13 @@
 
 A token is drawn, shown, and the next one drawn; the page is given time in between, so the run can be stopped. At the
 end the exact cost of the text stands beside the model's, and the first token that the town cannot write is framed.
+Two checkpoints can write side by side.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import ipywidgets
@@ -23,7 +24,8 @@ from llmkit.widgets import svg
 from llmkit.widgets.frame import Frame, Picture
 from llmkit.world import World
 
-WIDTH, LINE, MIN_LINES = 800, 22, 5
+WIDTH, LINE, MIN_LINES, GAP = 800, 22, 5, 24
+NOBODY = "nobody"
 EVERY_S = 0.05  # between two drawings of a run
 
 
@@ -44,10 +46,9 @@ def continuation_box(
     temperature: float = 1.0,
     max_new_tokens: int = 80,
 ) -> Frame:
-    """Write a beginning, press Continue. `checkpoints`: by name, what `checkpoint.load` returns."""
+    """Write a beginning, press Continue. `checkpoints`: by name, what `checkpoint.load` returns; two can be asked."""
     wide, late = {"description_width": "initial"}, {"continuous_update": False}
-    controls = {
-        "checkpoint": ipywidgets.Dropdown(options=list(checkpoints), description="checkpoint", style=wide),
+    controls = choices(checkpoints) | {
         "prompt": ipywidgets.Text(prompt, description="prompt", layout={"width": "700px"}, **late),
         "temperature": ipywidgets.FloatSlider(
             temperature, min=0, max=2, step=0.1, description="temperature", style=wide
@@ -58,38 +59,71 @@ def continuation_box(
     stop = ipywidgets.Button(description="Stop", disabled=True)
     run = Run()
 
-    def show_prompt(checkpoint, prompt, temperature, max_new_tokens):
+    def show_prompt(prompt, checkpoint, beside=NOBODY, **_):
         run.stopped = True
-        tokenizer = checkpoints[checkpoint][1]
-        ids = tuple(tokenizer.encode(prompt))
-        return draw(Page(ids, len(ids), verdict="Press Continue."), tokenizer)
+        names = chosen(checkpoint, beside)
+        begun = [tuple(checkpoints[name][1].encode(prompt)) for name in names]
+        sheet = [Page(ids, len(ids), verdict="Press Continue." * (k == 0)) for k, ids in enumerate(begun)]
+        return draw(sheet, names, [checkpoints[name][1] for name in names])
 
     frame = Frame("Continuation box", show_prompt, controls, [go, stop])
 
     def steps() -> Iterator[None]:
-        """One token a step; ends with the verdict."""
+        """One token of each model a step; ends with the verdicts."""
         state = frame.state
-        model, tokenizer = checkpoints[state["checkpoint"]]
+        names = chosen(state["checkpoint"], state.get("beside", NOBODY))
+        models, tokenizers = zip(*(checkpoints[name] for name in names), strict=True)
         run.stopped, go.disabled, stop.disabled = False, True, False
         try:
             drawn = time.monotonic()
-            for page in pages(model, tokenizer, state["prompt"], state["temperature"], state["max_new_tokens"]):
+            runs = [pages(m, t, state["prompt"], state["temperature"], state["max_new_tokens"])
+                    for m, t in zip(models, tokenizers, strict=True)]  # fmt: skip
+            for sheet in together(runs):
                 if run.stopped:
                     break
                 if time.monotonic() - drawn > EVERY_S:
-                    frame.show(draw(page, tokenizer))
+                    frame.show(draw(sheet, names, tokenizers))
                     drawn = time.monotonic()
                 yield
-            if frame.state["prompt"] == state["prompt"]:
-                frame.show(draw(judge(page, model, tokenizer, world), tokenizer))
-        except ValueError as error:  # a prompt that outgrows the context
-            frame.say(str(error))
+            if frame.state == state:
+                judged = [judge(page, m, t, world) for page, m, t in zip(sheet, models, tokenizers, strict=True)]
+                frame.show(draw(judged, names, tokenizers))
+        except Exception as error:  # such as a prompt that outgrows the context
+            frame.explain(error)
         finally:
             go.disabled, stop.disabled = False, True
 
     go.on_click(lambda _: run.start(steps()))
     stop.on_click(lambda _: run.stop())
     return frame
+
+
+def choices(checkpoints: Mapping[str, object]) -> dict[str, ipywidgets.Dropdown]:
+    """Controls that choose a checkpoint and, where there are several, another to stand beside it."""
+    style, names = {"description_width": "initial"}, list(checkpoints)
+    controls = {"checkpoint": ipywidgets.Dropdown(options=names, description="checkpoint", style=style)}
+    if len(names) > 1:
+        controls["beside"] = ipywidgets.Dropdown(options=[NOBODY, *names], description="beside", style=style)
+    return controls
+
+
+def chosen(checkpoint: str, beside: str) -> list[str]:
+    """The names that the two controls stand on."""
+    return [checkpoint] if beside == NOBODY else [checkpoint, beside]
+
+
+def together(runs: Sequence[Iterator]) -> Iterator[list]:
+    """The latest item of each iterator, all moved on by one a step, until the last has ended."""
+    going, latest = list(runs), [None] * len(runs)
+    while True:
+        moved = False
+        for k, steps in enumerate(going):
+            item = next(steps, None)
+            if item is not None:
+                latest[k], moved = item, True
+        if not moved:
+            return
+        yield list(latest)
 
 
 class Run:
@@ -153,20 +187,38 @@ def judge(page: Page, model: Transformer, tokenizer: Tokenizer, world: World | N
     return page._replace(impossible=first, verdict=words)
 
 
-def draw(page: Page, tokenizer: Tokenizer) -> Picture:
-    """Tokens in lines: the prompt plain, the model's on blue, the first impossible one framed."""
+def draw(sheet: Sequence[Page], names: Sequence[str], tokenizers: Sequence[Tokenizer]) -> Picture:
+    """One page, or two side by side under their names: the prompt plain, the model's tokens on blue."""
+    width = WIDTH if len(sheet) == 1 else (WIDTH - GAP) / 2
+    top = 0 if len(sheet) == 1 else LINE
+    parts, height, said = [], LINE * MIN_LINES, []
+    for k, (page, name, tokenizer) in enumerate(zip(sheet, names, tokenizers, strict=True)):
+        written, depth = write(page, tokenizer, width)
+        head = [svg.text(0, 14, svg.shorten(name, width), font_weight="bold")] if top else []
+        body = svg.group(written, transform=f"translate(0 {top})")
+        parts.append(svg.group([*head, body], transform=f"translate({1 + k * (width + GAP):g} 1)"))
+        height = max(height, depth + top)
+        verdict = page.verdict or f"{len(page.ids) - page.n_prompt} tokens …"
+        said.append(f"{name}: {verdict}" if top and page.ids[page.n_prompt :] else verdict if not k else "")
+    texts = [tokenizer.decode(page.ids) for page, tokenizer in zip(sheet, tokenizers, strict=True)]
+    label = "Continued text: " + " Beside it: ".join(texts)
+    return Picture(svg.drawing(WIDTH + 2, height, parts, label), " ".join(said).strip())
+
+
+def write(page: Page, tokenizer: Tokenizer, width: float) -> tuple[list[str], float]:
+    """(parts, height) of a page's tokens in lines; the first that the town cannot write is framed."""
     x, y, tints, frames, labels = 0.0, 0.0, [], [], []
     for place, i in enumerate(page.ids):
         for label in re.split("(?<=⏎)", svg.visible_bytes(tokenizer.token_bytes(i)).replace("␣", "\u00a0")):
-            width = svg.mono_width(label)
-            if x and x + width > WIDTH:
+            size = svg.mono_width(label)
+            if x and x + size > width:
                 x, y = 0.0, y + LINE
             if place >= page.n_prompt:
-                tints.append(svg.rect(x, y, width - 1, LINE - 3, MODEL))
+                tints.append(svg.rect(x, y, size - 1, LINE - 3, MODEL))
             if place == page.impossible:
-                frames.append(svg.rect(x, y + 1, width - 1, LINE - 5, "none"))
+                frames.append(svg.rect(x, y + 1, size - 1, LINE - 5, "none"))
             labels.append(svg.text(x, y + 14, label))
-            x, y = (0.0, y + LINE) if label.endswith("⏎") else (x + width, y)
+            x, y = (0.0, y + LINE) if label.endswith("⏎") else (x + size, y)
     if page.ended:
         frames += [svg.rect(x + 4, y + 1, 34, LINE - 5, "none")] if page.impossible == len(page.ids) else []
         labels.append(svg.text(x + 8, y + 14, "end", font_style="italic"))
@@ -175,7 +227,4 @@ def draw(page: Page, tokenizer: Tokenizer) -> Picture:
         svg.group(frames, stroke=TRUTH, stroke_width=2.5),
         svg.group(labels, font_family=svg.MONO),
     ]
-    text = tokenizer.decode(page.ids)
-    height = max(y + LINE, LINE * MIN_LINES)
-    picture = svg.drawing(WIDTH + 2, height, [svg.group(parts, transform="translate(1 1)")], f"Continued text: {text}")
-    return Picture(picture, page.verdict or f"{len(page.ids) - page.n_prompt} tokens …")
+    return parts, y + LINE

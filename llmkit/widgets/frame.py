@@ -74,7 +74,7 @@ class Frame:
         try:
             self.show(self.draw(**self.state), change)
         except Exception as error:
-            self.say(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
+            self.explain(error)
             if not isinstance(error, ValueError):
                 raise
 
@@ -86,6 +86,10 @@ class Frame:
         """Put words into the line, and leave the drawing."""
         self.said = words
         self._line.value = f'<div style="line-height:1.5">{escape(words)}</div>'
+
+    def explain(self, error: Exception) -> None:
+        """Say what went wrong; for work begun by a button, whose exceptions ipywidgets lets nobody see."""
+        self.say(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
 
     def _change(self, name: str, change: dict) -> str:
         label = self.controls[name].description or name.replace("_", " ")

@@ -5,12 +5,14 @@ laid out before any browser sees it: token text is monospaced and counted in cel
 DejaVu Sans, the widest of the fonts asked for, so that nothing overlaps where another font is used.
 """
 
+import base64
 import html
 import io
 import re
 import unicodedata
 from functools import cache, lru_cache
 
+import numpy as np
 import resvg_py
 from PIL import Image
 
@@ -117,6 +119,22 @@ def path(points: list[tuple[float, float]], stroke: str, **style) -> str:
     return f"<path{attributes(dict(d=d, fill='none', stroke=stroke) | style)}/>"
 
 
+def heat(x: float, y: float, width: float, height: float, values, colour: str, below: str = "#D55E00") -> str:
+    """A matrix of numbers in -1 .. 1 as tinted cells: 15 steps of `colour` above zero, of `below` under it, none at 0.
+
+    One small picture instead of a rectangle a cell, so a thousand cells cost a kilobyte and follow the page's colour.
+    """
+    steps = np.rint(np.clip(np.nan_to_num(np.asarray(values, dtype=float)), -1, 1) * 15).astype(int)  # (rows, columns)
+    cells = Image.fromarray(np.where(steps < 0, 15 - steps, steps).astype(np.uint8))
+    cells.putpalette([*bytes.fromhex(colour[1:]) * 16, *bytes.fromhex(below[1:]) * 15])
+    shades = bytes(range(0, 256, 17))
+    png = io.BytesIO()
+    cells.save(png, "PNG", transparency=shades + shades[1:])
+    place = dict(x=float(x), y=float(y), width=float(width), height=float(height), preserveAspectRatio="none")
+    place["style"] = "image-rendering:pixelated"
+    return f'<image{attributes(place)} href="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"/>'
+
+
 def group(parts: list[str], **style) -> str:
     """Parts that share attributes, so that each need not repeat them."""
     return f"<g{attributes(style)}>{''.join(parts)}</g>"
@@ -132,11 +150,12 @@ def drawing(width: float, height: float, parts: list[str], label: str) -> str:
 
 
 def to_png(svg: str, ink: str = INK, paper: str = PAPER, zoom: float = 1.25) -> bytes:
-    """The drawing as a PNG of 32 colours: in matplotlib's DejaVu fonts, the system's where those lack a character."""
+    """The drawing as a PNG of 32 colours, so chosen that rare ones stay. Text is in matplotlib's DejaVu fonts, and in
+    the system's where those lack a character."""
     coloured = svg.replace("<svg ", f'<svg color="{ink}" ', 1)
     picture = resvg_py.svg_to_bytes(svg_string=coloured, background=paper, zoom=zoom, font_dirs=[_fonts()])
     reduced = io.BytesIO()
-    Image.open(io.BytesIO(bytes(picture))).convert("RGB").quantize(32).save(reduced, "PNG")
+    Image.open(io.BytesIO(bytes(picture))).convert("RGB").quantize(32, Image.Quantize.MAXCOVERAGE).save(reduced, "PNG")
     return reduced.getvalue()
 
 

@@ -1,18 +1,22 @@
-"""Training scrubber (lesson 06): go back and forth in a run; loss, sample, facts and kinds move together.
+"""Training scrubber (lesson 06): go back and forth in a run; loss, sample, facts, kinds and attention move together.
 
 `Scribe` is an `eval_fn` for `train.fit` that keeps what is shown. The curve is of training batches, which begin inside
-documents and so cannot quite reach the floor; the excess by kind is of whole documents, and can. Attention at the saved
-steps is not shown yet.
+documents and so cannot quite reach the floor; the excess by kind is of whole documents, and can. Other runs, say with a
+bad learning rate, can be drawn beside the curve.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import takewhile
 from typing import NamedTuple
 
 import ipywidgets
+import numpy as np
+import torch
 
-from llmkit import evaluate, tasks
-from llmkit.plots import MODEL, TRAIN, TRUTH
+from llmkit import activations, evaluate, tasks
+from llmkit.plots import MODEL, NEXT, TRAIN, TRUTH
 from llmkit.tokenizer import Tokenizer
 from llmkit.train import Record
 from llmkit.widgets import svg
@@ -21,6 +25,8 @@ from llmkit.world import KINDS, World
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 430, 220, 44, 42  # of the curve
 SIDE, LINE, N_LINES, N_POINTS = 480, 18, 5, 240
+TOTAL, MAP, PITCH, N_MAPS = 810, 44, 51, 16  # of the drawing, and of a head's map
+PROBE = "Mira had a red kite. Mira gave the red kite to"  # words that come back, as a head that copies needs them
 
 
 class Snapshot(NamedTuple):
@@ -29,6 +35,7 @@ class Snapshot(NamedTuple):
     sample: str
     facts: tuple[float, float, float]  # share recalled, and its 95 % interval
     excess: dict[str, float]  # nats/token above the floor, by kind
+    attention: Sequence = ()  # on PROBE, in hundredths: layers of heads of rows, a row for each query
 
 
 class Scribe:
@@ -48,30 +55,55 @@ class Scribe:
         sample = evaluate.complete(model, self.tokenizer, [self.prompt], min(60, context - 20))[0]
         facts = evaluate.score(model, self.tokenizer, self.facts)
         excess = {k: evaluate.excess_loss(model, self.tokenizer, d).excess for k, d in self.documents.items() if d}
-        self.snapshots.append(Snapshot(self.prompt + sample, (facts.value, facts.low, facts.high), excess))
+        idx = torch.tensor([[self.tokenizer.eos_id, *self.tokenizer.encode(PROBE)]], device=model.tok_emb.weight.device)
+        attention = (100 * activations.capture(model, idx).att[:, 0]).round().int().tolist()  # (L, H, T, T)
+        self.snapshots.append(Snapshot(self.prompt + sample, (facts.value, facts.low, facts.high), excess, attention))
         return {"facts": facts.value, **{f"excess/{kind}": value for kind, value in excess.items()}}
 
 
-def training_scrubber(records: Sequence[Record], snapshots: Sequence[Snapshot], floor: float) -> Frame:
-    """`records` of a run and a snapshot for each record that has `evals`; `floor` in nats/token."""
+def training_scrubber(
+    records: Sequence[Record],
+    snapshots: Sequence[Snapshot],
+    floor: float,
+    others: Mapping[str, Sequence[Record]] | None = None,
+) -> Frame:
+    """`records` of a run and a snapshot for each record that has `evals`; `floor` in nats/token; `others`: records of
+    runs to lay beside it, by what is wrong with them."""
     steps = [record.step for record in records if record.evals is not None]
     if not steps or len(steps) != len(snapshots):
         raise ValueError(f"{len(snapshots)} snapshots for {len(steps)} evaluations: give those of this run")
     slider = ipywidgets.SelectionSlider(options=steps, value=steps[-1], description="step", layout={"width": "600px"})
-    curve = Curve(records, floor)
-    return Frame("Training scrubber", lambda step: draw(curve, step, snapshots[steps.index(step)]), {"step": slider})
+    controls = {"step": slider}
+    if others:
+        names = ["nothing", *others]
+        controls["beside"] = ipywidgets.Dropdown(options=names, value="nothing", description="beside")
+
+    @lru_cache
+    def curve(beside):
+        return Curve(records, floor, beside, others[beside] if beside != "nothing" else ())
+
+    def show(step, beside="nothing"):
+        return draw(curve(beside), step, snapshots[steps.index(step)])
+
+    return Frame("Training scrubber", show, controls)
+
+
+def binned(records: Sequence[Record]) -> tuple[list[int], list[float]]:
+    """Steps and mean losses of bins, so that long runs are drawn as fast as short ones."""
+    size = math.ceil(len(records) / N_POINTS)
+    bins = [records[i : i + size] for i in range(0, len(records), size)]
+    return [bin[-1].step for bin in bins], [sum(record.loss for record in bin) / len(bin) for bin in bins]
 
 
 class Curve:
-    """Loss by step on a logarithmic scale: means of bins, so that long runs are drawn as fast as short ones."""
+    """Loss by step on a logarithmic scale, and another run's up to its end or its first loss that is not finite."""
 
-    def __init__(self, records: Sequence[Record], floor: float):
-        size = math.ceil(len(records) / N_POINTS)
-        bins = [records[i : i + size] for i in range(0, len(records), size)]
-        self.steps = [bin[-1].step for bin in bins]
-        self.losses = [sum(record.loss for record in bin) / len(bin) for bin in bins]
-        self.floor, self.last = floor, records[-1].step
-        self.low, self.high = 0.9 * min(floor, *self.losses), max(self.losses)
+    def __init__(self, records: Sequence[Record], floor: float, name: str = "", other: Sequence[Record] = ()):
+        self.steps, self.losses = binned(records)
+        self.floor, self.last, self.name = floor, records[-1].step, name
+        finite = list(takewhile(lambda record: math.isfinite(record.loss), other))
+        self.other = binned([record for record in finite if record.step <= self.last]) if finite else ([], [])
+        self.low, self.high = 0.9 * min(floor, *self.losses), max(*self.losses, *self.other[1])
 
     def x(self, step: float) -> float:
         return LEFT + (WIDTH - LEFT) * step / self.last
@@ -87,7 +119,8 @@ class Curve:
         points = [(self.x(s), self.y(loss)) for s, loss in zip(self.steps, self.losses, strict=True)]
         so_far = [point for point, s in zip(points, self.steps, strict=True) if s <= step] or points[:1]
         at = (self.x(step), self.y(self.loss_at(step)))
-        parts = [svg.path(points, TRAIN, stroke_opacity=0.35), svg.path([*so_far, at], MODEL, stroke_width=2)]
+        parts = self._beside()
+        parts += [svg.path(points, TRAIN, stroke_opacity=0.35), svg.path([*so_far, at], MODEL, stroke_width=2)]
         parts.append(svg.line(LEFT, self.y(self.floor), WIDTH, self.y(self.floor), TRUTH, stroke_dasharray="6 4",
                               stroke_width=1.5))  # fmt: skip
         parts.append(svg.text(WIDTH, self.y(self.floor) + 14, f"least possible: {self.floor:.2f}", text_anchor="end",
@@ -103,6 +136,14 @@ class Curve:
         parts.append(svg.text(0, HEIGHT - 2, "loss, nats/token", font_size=11))
         parts.append(svg.text(WIDTH, HEIGHT - 2, f"step {self.last:,}", text_anchor="end", font_size=11))
         return parts
+
+    def _beside(self) -> list[str]:
+        steps, losses = self.other
+        if not steps:
+            return []
+        points = [(self.x(s), self.y(max(loss, self.low))) for s, loss in zip(steps, losses, strict=True)]
+        words = svg.shorten(f"{self.name}: {losses[-1]:.2f} at step {steps[-1]:,}", WIDTH - LEFT - 12)
+        return [svg.path(points, NEXT, stroke_width=1.5), svg.text(WIDTH, 14, words, text_anchor="end", font_size=11)]
 
 
 def draw(curve: Curve, step: int, snapshot: Snapshot) -> Picture:
@@ -122,7 +163,29 @@ def draw(curve: Curve, step: int, snapshot: Snapshot) -> Picture:
     parts = [*curve.draw(step), svg.group(side, transform=f"translate({SIDE} 0)"), *text]
     said = f"Step {step:,}: loss {curve.loss_at(step):.2f}, least possible {curve.floor:.2f} nats/token; "
     said += f"{share:.0%} of the facts recalled (95 %: {low:.0%} to {high:.0%})."
-    return Picture(svg.drawing(810, top + LINE * N_LINES + 8, parts, f"A training run at step {step}"), said)
+    height = top + LINE * N_LINES + 8
+    if len(snapshot.attention):
+        maps, depth, words = draw_attention(np.asarray(snapshot.attention) / 100)
+        parts.append(svg.group(maps, transform=f"translate(0 {height + 14})"))
+        height, said = height + 14 + depth, f"{said} {words}"
+    return Picture(svg.drawing(TOTAL, height, parts, f"A training run at step {step}"), said)
+
+
+def draw_attention(att: np.ndarray) -> tuple[list[str], int, str]:
+    """(parts, height, sentence) of att (L, H, T, T): a map of each head, and its mean weight on the token before."""
+    before = np.diagonal(att, -1, 2, 3).mean(-1)  # (L, H)
+    parts = [svg.text(0, 0, "where each head looks", font_weight="bold")]
+    parts.append(svg.text(180, 0, f"reading “{PROBE}” from top to bottom; number: weight on the token before",
+                          font_size=11))  # fmt: skip
+    for k, (layer, head) in enumerate(np.ndindex(before.shape)):
+        x, y = PITCH * (k % N_MAPS), 10 + (MAP + 34) * (k // N_MAPS)
+        parts.append(svg.heat(x, y, MAP, MAP, att[layer, head], MODEL))
+        parts.append(svg.rect(x, y, MAP, MAP, "none", stroke="currentColor", stroke_opacity=0.4))
+        parts.append(svg.text(x, y + MAP + 12, f"{layer}.{head}", font_size=10, fill_opacity=0.7))
+        parts.append(svg.text(x + MAP, y + MAP + 12, f"{before[layer, head]:.2f}", text_anchor="end", font_size=10))
+    layer, head = np.unravel_index(before.argmax(), before.shape)
+    said = f"Head {layer}.{head} looks most at the token before, with {before.max():.0%} of its weight."
+    return parts, 10 + (MAP + 34) * math.ceil(before.size / N_MAPS), said
 
 
 def _bar(y: float, name: str, value: float, scale: float, words: str) -> list[str]:
