@@ -105,10 +105,9 @@ class _KernelCalls(TorchFunctionMode):
         self.calls = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            self.calls.append((*args, kwargs.get("attn_mask")))
-        return func(*args, **kwargs)
+            self.calls.append((*args, kwargs["attn_mask"]))
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
@@ -149,8 +148,8 @@ def logit_lens(model: Transformer, resid: Tensor) -> Tensor:
 def attribution(model: Transformer, idx: Tensor, position: int, token: int | Tensor) -> Attribution:
     """Who made the logit of `token` (an id, or one for each row (B,)) at `position` of idx (B, T), and by how much.
 
-    With the final norm's scale frozen, the logit is u . x + constant: each part's share is u . what it wrote. The
-    difference of two tokens' attributions adds up to the difference of their logits.
+    With the final norm's scale frozen, the logit is u . x + constant: each part's share is u . what it wrote, zero if
+    it is `ablated`. Two tokens' attributions can be subtracted: the shares of the difference between their logits.
     """
     acts, c = capture(model, idx), model.config
     if not -idx.shape[1] <= position < idx.shape[1]:
@@ -177,10 +176,11 @@ def attribution(model: Transformer, idx: Tensor, position: int, token: int | Ten
 def _reading(model: Transformer, x: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
     """u (B, C) and a constant (B,) with logit = u . y + constant for y = x, x (B, C) setting the norm's scale."""
     norm, row = model.norm_f, model.lm_head.weight[token]
-    u, constant = row * norm.weight, torch.zeros_like(row[:, 0])
-    if not isinstance(norm, RMSNorm):  # LayerNorm takes the mean from x, which is to take it from u
-        x, u, constant = x - x.mean(-1, keepdim=True), u - u.mean(-1, keepdim=True), row @ norm.bias
-    return u * (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt(), constant
+    u, bias = row * norm.weight, getattr(norm, "bias", None)
+    if not isinstance(norm, RMSNorm):  # LayerNorm takes the mean out of x; to take it out of u is the same
+        x, u = x - x.mean(-1, keepdim=True), u - u.mean(-1, keepdim=True)
+    u *= (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
+    return u, torch.zeros_like(u[:, 0]) if bias is None else row @ bias
 
 
 @contextmanager

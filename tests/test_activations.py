@@ -5,15 +5,23 @@ import torch
 
 from llmkit import activations
 from llmkit.attention import causal_mask
-from llmkit.config import preset
+from llmkit.config import RopeScaling, preset
 from llmkit.generate import generate, generate_naive
 from llmkit.model import Transformer
+from llmkit.positions import alibi_slopes
 
 SIZES = dict(n_layer=3, vocab_size=50, d_model=48, head_dim=12, d_ff=80)
 VARIANTS = {
     "gqa": {},
     "mha_untied": dict(n_kv_head=4, tie_embeddings=False),
     "mqa_llama": dict(n_kv_head=1, qk_norm=False),
+    "gpt2": dict(norm="layer", mlp="gelu", positions="learned", bias=True, qk_norm=False, n_kv_head=4),
+    "layernorm_without_bias": dict(norm="layer", positions="sinusoidal"),
+    "swiglu_with_bias": dict(bias=True, positions="none"),
+    "alibi": dict(positions="alibi"),
+    "window": dict(sliding_window=4),
+    "alibi_window": dict(positions="alibi", sliding_window=4),
+    "yarn": dict(rope_scaling=RopeScaling("yarn", 4.0, 8)),
 }
 
 
@@ -26,7 +34,7 @@ def model(**overrides):
     return net
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(scope="module", params=VARIANTS)
 def net(request):
     return model(**VARIANTS[request.param])
 
@@ -59,28 +67,42 @@ def test_the_captured_attention_reproduces_the_layer(net, t):
     v = acts.v.repeat_interleave(c.n_head // c.n_kv_head, dim=2)  # (L, B, H, T, D)
     close(acts.att @ v, acts.heads)
     close(acts.att.sum(-1), torch.ones_like(acts.att[..., 0]))
-    assert (acts.att.masked_select(~causal_mask(t)) == 0).all()
+    layers = outputs_of([block.attn for block in net.blocks], net, idx)
     for layer, block in enumerate(net.blocks):
-        x = acts.resid[layer]
-        angles = net.rope(slice(0, t), c.n_head + c.n_kv_head)
-        close(
-            (acts.att @ v)[layer].transpose(1, 2).flatten(2) @ block.attn.out.weight.T,
-            block.attn(block.norm1(x), angles),
-        )
+        close(block.attn.out((acts.att @ v)[layer].transpose(1, 2).flatten(2)), layers[layer])
+
+
+def outputs_of(modules, net, idx):
+    """What the modules return while the net runs."""
+    outs, handles = [], [m.register_forward_hook(lambda m, args, out: outs.append(out)) for m in modules]
+    net(idx)
+    for handle in handles:
+        handle.remove()
+    return outs
 
 
 def test_scores_of_the_captured_queries_and_keys_are_the_attention(net):
     acts, c = activations.capture(net, ids()), net.config
     k = acts.k.repeat_interleave(c.n_head // c.n_kv_head, dim=2)
-    scores = (acts.q @ k.mT / c.head_dim**0.5).masked_fill(~causal_mask(9), -torch.inf)
-    close(scores.softmax(-1), acts.att)
+    scores = acts.q @ k.mT / c.head_dim**0.5
+    distance = torch.arange(9)[:, None] - torch.arange(9)
+    if c.positions == "alibi":
+        scores = scores - alibi_slopes(c.n_head)[:, None, None] * distance
+    hidden = (distance < 0) | (distance >= (c.sliding_window or 9))
+    close(scores.masked_fill(hidden, -torch.inf).softmax(-1), acts.att)
 
 
 def test_the_stream_is_the_sum_of_what_was_written_to_it(net):
     acts = activations.capture(net, ids())
     written = activations.head_outputs(net, acts).sum(2) + acts.mlps  # (L, B, T, C)
+    if net.config.bias:
+        written += torch.stack([block.attn.out.bias for block in net.blocks])[:, None, None]
     close(acts.resid[0] + written.cumsum(0), acts.resid[1:])
-    close(acts.resid[0], net.tok_emb(ids()))
+    close(acts.resid[0], embedding(net, ids()))
+
+
+def embedding(net, idx):
+    return net.pos_emb.embed(net.tok_emb(idx), slice(0, idx.shape[1]))
 
 
 @pytest.mark.parametrize("position", [0, 4, -1])
@@ -109,7 +131,7 @@ def test_the_lens_at_the_end_is_the_model(net):
     lens = activations.logit_lens(net, acts.resid)
     assert lens.shape == (4, 2, 9, 50)
     torch.testing.assert_close(lens[-1], net(idx))
-    torch.testing.assert_close(lens[0], net.lm_head(net.norm_f(net.tok_emb(idx))))
+    torch.testing.assert_close(lens[0], net.lm_head(net.norm_f(embedding(net, idx))))
 
 
 # ---- changing ----
@@ -119,7 +141,8 @@ def test_without_any_part_the_embedding_speaks(net):
     idx = ids()
     with activations.ablated(net, **everything(net)):
         changed = net(idx)
-    torch.testing.assert_close(changed, net.lm_head(net.norm_f(net.tok_emb(idx))))
+    bias = sum(block.attn.out.bias for block in net.blocks) if net.config.bias else 0.0  # belongs to no head
+    close(changed, net.lm_head(net.norm_f(embedding(net, idx) + bias)))
     assert (changed - net(idx)).abs().max() > 0.1
 
 
@@ -143,8 +166,8 @@ def test_mean_ablation_writes_the_average_of_the_reference():
     assert acts.heads[1, :, 1].std(dim=1).min() > 1e-3
 
 
-def test_patching_everything_makes_the_other_prompt():
-    net, a, b = model(), ids(seed=0), ids(seed=1)
+def test_patching_everything_makes_the_other_prompt(net):
+    a, b = ids(seed=0), ids(seed=1)
     source = activations.capture(net, b)
     with activations.patched(net, source, **everything(net), resid=[(0, p) for p in range(9)]):
         torch.testing.assert_close(net(a), source.logits)
