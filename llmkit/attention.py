@@ -56,9 +56,10 @@ def attention(q, k, v, mask=None):
     if mask is None:
         mask = causal_mask(k.shape[2], q.device)[-q.shape[2] :]
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, S)
-    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    nowhere = (scores == -torch.inf).all(dim=-1, keepdim=True)
-    att = scores.softmax(dim=-1).masked_fill(nowhere, 0.0)
+    if mask.dtype != torch.bool:
+        scores, mask = scores + mask, mask > -torch.inf
+    att = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+    att = att.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
     return att @ v, att
 
 

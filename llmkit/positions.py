@@ -78,15 +78,12 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None
     if scaling.kind == "ntk":
         return inv_freq * scaling.factor ** (-2 * pair / (head_dim - 2))
     slow, fast = scaling.beta_slow, scaling.beta_fast
+    most = scaling.original_context / (2 * math.pi)  # turns of pair 0, a radian a token, over the trained length
     if scaling.kind == "llama3":
-        turns = scaling.original_context * inv_freq / (2 * math.pi)
-        kept = ((turns - slow) / (fast - slow)).clamp(0, 1)
-    else:
-
-        def pair_that_turns(times):  # the (fractional) i with original_context * angle_i(1) = 2 pi times
-            return head_dim / 2 * math.log(scaling.original_context / (2 * math.pi * times), theta)
-
-        first, last = max(math.floor(pair_that_turns(fast)), 0), min(math.ceil(pair_that_turns(slow)), head_dim - 1)
+        kept = ((most * inv_freq - slow) / (fast - slow)).clamp(0, 1)
+    else:  # i such that pair i turns `fast`, and `slow`, times
+        first, last = (head_dim / 2 * math.log(most / times, theta) for times in (fast, slow))
+        first, last = max(math.floor(first), 0), min(math.ceil(last), head_dim - 1)
         kept = 1 - ((pair - first) / max(last - first, 0.001)).clamp(0, 1)
     return inv_freq * (kept + (1 - kept) / scaling.factor)
 

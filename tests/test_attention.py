@@ -5,8 +5,19 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llmkit.attention import attention, causal_mask, document_mask, fused_attention, rms_norm
+from llmkit.attention import (
+    Linear,
+    attention,
+    causal_mask,
+    document_mask,
+    fused_attention,
+    rms_norm,
+    sliding_window_mask,
+)
+from llmkit.positions import ALiBi
 
 
 def qkv(b=2, h=4, k=2, t=7, s=7, d=8, seed=0):
@@ -33,6 +44,28 @@ def test_fused_equals_the_definition(n_kv_head):
     torch.testing.assert_close(fused_attention(q, k, v, mask), attention(q, k, v, mask)[0])
 
 
+@given(
+    n_kv_head=st.sampled_from([1, 2, 4]),
+    s=st.integers(1, 12),
+    t=st.integers(1, 12),
+    window=st.none() | st.integers(1, 12),
+    alibi=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_fused_equals_the_definition_under_every_mask(n_kv_head, s, t, window, alibi, seed):
+    """MHA, GQA and MQA; the last t of s tokens, in two rows of different length; windows; ALiBi; and gradients."""
+    t = min(t, s)
+    positions = torch.arange(s - t, s) - torch.tensor([[0], [min(2, s - t)]])  # (2, T): the second row may be shorter
+    mask = (torch.arange(s) <= positions[:, :, None])[:, None]  # (2, 1, T, S)
+    mask = mask if window is None else sliding_window_mask(positions, mask, window)
+    mask = ALiBi(n_head=4).bias(positions, mask, "cpu", torch.float64) if alibi else mask
+    inputs = [x.requires_grad_() for x in qkv(k=n_kv_head, t=t, s=s, seed=seed)]
+    plain, fused = attention(*inputs, mask)[0], fused_attention(*inputs, mask)
+    torch.testing.assert_close(fused, plain)
+    for a, b in zip(*(torch.autograd.grad(out.square().sum(), inputs) for out in (fused, plain)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("n_kv_head", [1, 4])
 def test_one_new_token_sees_every_key(n_kv_head):
     q, k, v = qkv(k=n_kv_head, t=1, s=9)
@@ -51,10 +84,12 @@ def test_each_query_head_reads_its_own_group():
 
 
 @pytest.mark.parametrize("fn", [lambda *a: attention(*a)[0], fused_attention], ids=["definition", "fused"])
-def test_a_row_that_may_look_nowhere_is_zero_not_nan(fn):
+@pytest.mark.parametrize("additive", [False, True], ids=["bool", "numbers"])
+def test_a_row_that_may_look_nowhere_is_zero_not_nan(fn, additive):
     q, k, v = (x.requires_grad_() for x in qkv())
     mask = causal_mask(7).clone()
     mask[3] = False
+    mask = torch.zeros(7, 7, dtype=torch.float64).masked_fill(~mask, -torch.inf) if additive else mask
     out = fn(q, k, v, mask)
     assert (out[:, :, 3] == 0).all() and out.isfinite().all()
     out.sum().backward()
@@ -74,3 +109,33 @@ def test_document_mask_is_causal_inside_each_document():
     mask = document_mask(torch.tensor([[7, 7, 2, 2, 2]]))[0, 0]
     expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]
     assert mask.int().tolist() == expected
+
+
+def test_sliding_window_by_hand():
+    mask = sliding_window_mask(slice(0, 5), None, window=2)
+    expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
+    assert mask.shape == (1, 1, 5, 5) and mask[0, 0].int().tolist() == expected
+    assert sliding_window_mask(slice(0, 5), None, window=5) is None
+    one_token = sliding_window_mask(slice(4, 5), None, window=3)  # decoding: one query, five keys
+    assert one_token.int().tolist() == [[[[0, 0, 1, 1, 1]]]]
+
+
+def test_sliding_window_inside_documents():
+    mask = document_mask(torch.tensor([[7, 7, 7, 2, 2]]))
+    narrowed = sliding_window_mask(slice(0, 5), mask, window=2)[0, 0]
+    expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    assert narrowed.int().tolist() == expected
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_is_nn_linear(bias):
+    ours, theirs, x = Linear(3, 5, bias), torch.nn.Linear(3, 5, bias), torch.randn(2, 3)
+    assert [name for name, _ in ours.named_parameters()] == ["weight", "bias"][: 1 + bias]
+    with torch.no_grad():
+        for p in ours.parameters():
+            p.normal_()
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours(x), theirs(x))
+    ours.compute_dtype = torch.bfloat16
+    assert ours(x).dtype == torch.bfloat16
+    torch.testing.assert_close(ours(x).float(), theirs(x), atol=0.05, rtol=0.05)

@@ -46,10 +46,9 @@ def test_parameters_equal_the_models(name, variant):
     matrices = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.dim() == 2}
     embeddings = ("tok_emb.weight", "pos_emb.weight")
     assert count.matmul == sum(p.numel() for name, p in matrices.items() if name not in embeddings)
-    for part, inside in (("attention", ".attn.{}."), ("mlp", ".mlp."), ("positions", "pos_emb.")):
-        names = [n for n in ("qkv", "out")] if part == "attention" else [""]
-        wanted = [p.numel() for key, p in model.named_parameters() if any(inside.format(n) in key for n in names)]
-        assert getattr(count, part) == sum(wanted), part
+    for part, inside in (("attention", ("attn.qkv", "attn.out")), ("mlp", ("mlp",)), ("positions", ("pos_emb",))):
+        parts = [p.numel() for name, p in model.named_parameters() if any(module in name for module in inside)]
+        assert getattr(count, part) == sum(parts), part
 
 
 @pytest.mark.parametrize("name", PRESETS)
