@@ -3,6 +3,7 @@
 import io
 
 import pytest
+import torch
 from PIL import Image
 
 from llmkit.plots import training
@@ -25,9 +26,43 @@ def test_loss_by_kind_stacks_the_excess_on_the_floor():
     assert [text.get_text() for text in axes.texts] == ["+0.25", "+1.50"]
 
 
-def test_knowledge_has_both_readers():
-    axes = training.knowledge([1, 2], [30.0, 25.0], stranger=28.0, truth=15.0).axes[0]
-    assert [line.get_ydata()[0] for line in axes.lines] == [30.0, 28.0, 15.0]
+def test_knowledge_has_both_readers_and_the_facts():
+    above, below = training.knowledge([1, 2], [30.0, 25.0], [0.1, 0.6], stranger=28.0, truth=15.0).axes
+    assert [line.get_ydata()[0] for line in above.lines] == [30.0, 28.0, 15.0]
+    assert list(below.lines[0].get_ydata()) == [0.1, 0.6]
+    assert above.get_ylim()[1] > 30.0
+
+
+def test_mix_has_a_bar_for_each_share():
+    axes = training.mix({"documents": {"a": 0.75, "b": 0.25}, "tokens": {"a": 0.5, "b": 0.5}}).axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [0.75, 0.25, 0.5, 0.5]
+    assert [text.get_text() for text in axes.texts] == ["75%", "25%", "50%", "50%"]
+
+
+def test_attention_mask_is_drawn_row_by_row():
+    mask = torch.tensor([[True, False], [True, True]])
+    axes = training.attention_mask(mask, ["x", "y"]).axes[0]
+    assert axes.images[0].get_array().tolist() == mask.tolist()
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
+
+
+def test_learning_rates_are_those_of_the_schedules():
+    axes = training.learning_rates({"up": lambda step: step / 4, "down": lambda step: 1 - step / 4}, 3).axes[0]
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0, 0.25, 0.5], [1, 0.75, 0.5]]
+
+
+def test_a_loss_below_the_floor_is_in_the_picture():
+    below = [Record(s, 3.0 / s, 1e-3, 1.0, s * 100, 1000.0, 0.1 * s) for s in range(1, 50)]
+    axes = training.loss_curves({"right": RECORDS, "broken": below}, floor=0.45).axes[0]
+    assert len(axes.lines) == 3
+    assert axes.get_ylim()[0] < min(axes.lines[1].get_ydata()) < 0.45
+
+
+def test_train_and_validation_in_a_panel_for_each_run():
+    runs = {"much": [(1, 3.0, 3.1), (2, 2.5, 2.7)], "little": [(1, 2.0, 3.3), (2, 1.0, 3.6)]}
+    much, little = training.train_and_validation(runs, {"gzip": 2.6}).axes
+    assert [list(line.get_ydata()) for line in little.lines] == [[2.6, 2.6], [2.0, 1.0], [3.3, 3.6]]
+    assert much.get_title() == "much" and much.texts[0].get_text() == "gzip"
 
 
 def test_live_loss_draws_once_and_then_updates(monkeypatch):

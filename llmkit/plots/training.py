@@ -1,37 +1,105 @@
-"""Figures of a training run: the loss beside the least possible one, per kind, and what is known when."""
+"""Figures of a training run: the text and its batches, the loss beside the least possible one, what is known when."""
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from IPython.display import Image, display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-from llmkit.plots import MODEL, STRANGER, TRAIN, TRUTH
+from llmkit.plots import DRAWN, MODEL, NEW, NEXT, STRANGER, TRAIN, TRUTH, VALIDATION
 from llmkit.train import Record
 
+RUNS = (MODEL, NEXT, NEW, DRAWN)  # runs laid over each other, in their order
+LOSSES = (0.25, 0.5, 1, 2, 4, 7)
 
-def loss_curve(records: Sequence[Record], floor: float) -> Figure:
-    """Training loss by step (faint: each batch; bold: smoothed) above the floor, the entropy of the text."""
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    steps, losses = [r.step for r in records], [r.loss for r in records]
-    axes.plot(steps, losses, color=TRAIN, alpha=0.5, linewidth=0.8, label="each batch")
-    axes.plot(steps, _smooth(losses), color=MODEL, linewidth=2, label="smoothed")
-    axes.axhline(floor, color=TRUTH, linewidth=1.5, linestyle="--", label=f"least possible: {floor:.2f}")
-    axes.set(xlabel="step", ylabel="loss (nats/token)", yscale="log", xlim=(0, None))
-    axes.set_yticks([0.5, 1, 2, 4, 7], ["0.5", "1", "2", "4", "7"])
-    axes.minorticks_off()
+
+def _panel(height: float = 3.2) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+# ---- before training ----
+
+
+def mix(shares: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Bars side by side for each kind: `shares` by what is counted ("documents", "tokens"), then by kind."""
+    figure, axes = _panel(2.6)
+    for k, (counted, by_kind) in enumerate(shares.items()):
+        places = np.arange(len(by_kind)) + 0.4 * k - 0.2
+        bars = axes.bar(places, by_kind.values(), 0.38, color=(STRANGER, TRAIN)[k], label=counted)
+        axes.bar_label(bars, [f"{value:.0%}" for value in by_kind.values()], fontsize=8)
+    axes.set_xticks(range(len(by_kind)), by_kind)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set(ylabel="share of all")
     axes.legend(frameon=False)
     return figure
 
 
+def attention_mask(mask, tokens: Sequence[str]) -> Figure:
+    """Which places (columns) each place (rows) may look at: `mask` (T, T) of True and False, a token for each place."""
+    figure = Figure(figsize=(5.2, 4.8), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(np.asarray(mask), cmap="Blues", vmin=0, vmax=1.4)
+    axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(tokens)), tokens, fontsize=7)
+    axes.set(xlabel="may be looked at", ylabel="looks")
+    return figure
+
+
+def learning_rates(schedules: Mapping[str, Callable[[int], float]], steps: int) -> Figure:
+    """The factor of the peak learning rate by step, for each named schedule."""
+    figure, axes = _panel(2.4)
+    for (name, schedule), color in zip(schedules.items(), RUNS, strict=False):
+        axes.plot(range(steps), [schedule(step) for step in range(steps)], color=color, label=name)
+    axes.set(xlabel="step", ylabel="share of the peak", xlim=(0, steps), ylim=(0, 1.05))
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.06, 0))
+    return figure
+
+
+# ---- a run, and several ----
+
+
+def loss_curve(records: Sequence[Record], floor: float) -> Figure:
+    """Training loss by step (faint: each batch; bold: smoothed) above the floor, the entropy of the text."""
+    figure, axes = _panel()
+    steps, losses = [r.step for r in records], [r.loss for r in records]
+    axes.plot(steps, losses, color=TRAIN, alpha=0.5, linewidth=0.8, label="each batch")
+    axes.plot(steps, _smooth(losses), color=MODEL, linewidth=2, label="smoothed")
+    return _finish_losses(figure, floor)
+
+
+def loss_curves(runs: Mapping[str, Sequence[Record]], floor: float) -> Figure:
+    """Smoothed losses of up to four runs by name, and the floor."""
+    figure, axes = _panel()
+    for (name, records), color in zip(runs.items(), RUNS, strict=False):
+        axes.plot([r.step for r in records], _smooth([r.loss for r in records], 0.8), color=color, label=name)
+    return _finish_losses(figure, floor)
+
+
+def _finish_losses(figure: Figure, floor: float) -> Figure:
+    axes = figure.axes[0]
+    axes.axhline(floor, color=TRUTH, linewidth=1.5, linestyle="--", label=f"least possible: {floor:.2f}")
+    axes.set(xlabel="step", ylabel="loss (nats/token)", yscale="log", xlim=(0, None))
+    axes.set_yticks(LOSSES, [f"{loss:g}" for loss in LOSSES])
+    axes.minorticks_off()
+    low, high = axes.dataLim.intervaly
+    axes.set_ylim(0.85 * min(low, floor), 1.15 * high)
+    axes.legend(frameon=False)
+    return figure
+
+
+# ---- after training ----
+
+
 def loss_by_kind(losses: Mapping[str, float], floors: Mapping[str, float]) -> Figure:
     """A bar for each kind of document: the floor, and on top of it what the model still pays in excess."""
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _panel()
     kinds = list(losses)
     excess = [losses[kind] - floors[kind] for kind in kinds]
     axes.bar(kinds, [floors[kind] for kind in kinds], color=TRUTH, label="least possible")
@@ -43,16 +111,45 @@ def loss_by_kind(losses: Mapping[str, float], floors: Mapping[str, float]) -> Fi
     return figure
 
 
-def knowledge(steps: Sequence[int], costs: Sequence[float], stranger: float, truth: float) -> Figure:
-    """What biographies cost the model as it trains, between a stranger's cost and that of one who knows the town."""
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(steps, costs, color=MODEL, marker="o", label="the model")
-    axes.axhline(stranger, color=STRANGER, linestyle=":", label="a perfect reader who knows nobody")
-    axes.axhline(truth, color=TRUTH, linestyle="--", label="a perfect reader who knows everybody")
-    axes.set(xlabel="step", ylabel="nats per biography", ylim=(0, 1.3 * stranger), xlim=(0, None))
-    axes.legend(frameon=False)
+def knowledge(
+    steps: Sequence[int], costs: Sequence[float], facts: Sequence[float], stranger: float, truth: float
+) -> Figure:
+    """Above: what biographies cost the model as it trains, between a stranger's cost and that of one who knows the
+    town. Below: the share of `facts` that it recalls."""
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    above.plot(steps, costs, color=MODEL, marker="o", label="the model")
+    above.axhline(stranger, color=STRANGER, linestyle=":", label="a perfect reader who knows nobody")
+    above.axhline(truth, color=TRUTH, linestyle="--", label="a perfect reader who knows everybody")
+    above.set(ylabel="nats per biography", ylim=(0, 1.1 * max(stranger, *costs)), xlim=(0, None))
+    above.legend(frameon=False)
+    below.plot(steps, facts, color=MODEL, marker="o")
+    below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    below.set(xlabel="step", ylabel="facts recalled", ylim=(-0.03, 1.03))
     return figure
+
+
+def train_and_validation(
+    runs: Mapping[str, Sequence[tuple[int, float, float]]], yardsticks: Mapping[str, float], unit: str = "bits/byte"
+) -> Figure:
+    """A panel for each run: (step, loss on its training text, loss on text held out), with what others pay as lines."""
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
+    for axes, (name, points) in zip(panels, runs.items(), strict=True):
+        steps, training, validation = zip(*points, strict=True)
+        for other, value in yardsticks.items():
+            axes.axhline(value, color=STRANGER, linestyle=":", linewidth=1)
+            axes.annotate(other, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                          fontsize=8)  # fmt: skip
+        axes.plot(steps, training, color=TRAIN, marker="o", label="text it trains on")
+        axes.plot(steps, validation, color=VALIDATION, marker="s", label="text held out")
+        axes.set(title=name, xlabel="step", xlim=(0, None))
+    panels[0].set_ylabel(unit)
+    panels[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+# ---- while it runs ----
 
 
 class LiveLoss:
