@@ -95,9 +95,9 @@ class Muon(torch.optim.Optimizer):
 def muon(model: nn.Module, lr: float, weight_decay: float = 0.1) -> Muon:
     """Muon over the trainable parameters of `model`, computing in its dtype. ValueError if nothing is trainable.
 
-    Embeddings and the output projection are matrices too, but their rows are one per token: they keep AdamW.
+    Embeddings and the output projection are matrices too, but a row is one token's or position's: they keep AdamW.
     """
-    outer = {id(p) for layer in (model.tok_emb, model.lm_head) for p in layer.parameters()}
+    outer = {id(p) for layer in (model.tok_emb, model.pos_emb, model.lm_head) for p in layer.parameters()}
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise ValueError("no parameter of the model requires a gradient: there is nothing to train")

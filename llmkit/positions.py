@@ -34,7 +34,7 @@ class NoPositions(nn.Module):
         """What `rotate` turns queries and keys by; None if nothing turns."""
         return None
 
-    def bias(self, positions, mask, device, dtype=None):
+    def bias(self, positions, mask, dtype=None):
         """The mask that attention gets: True where a query may look, or numbers to add to the scores."""
         return mask
 
@@ -163,9 +163,9 @@ class ALiBi(NoPositions):
         super().__init__()
         self.register_buffer("slopes", alibi_slopes(n_head), persistent=False)  # (H,)
 
-    def bias(self, positions, mask, device, dtype=None):
+    def bias(self, positions, mask, dtype=None):
         """-slope * (m - n) where the query at m may see the key at n, elsewhere -inf: (B or 1, H, T, S)."""
-        distance = distances(positions, mask, device)  # (B or 1, 1, T, S)
+        distance = distances(positions, mask, self.slopes.device)  # (B or 1, 1, T, S)
         hidden = distance < 0 if mask is None else ~mask
         return (-self.slopes[:, None, None] * distance).masked_fill(hidden, -torch.inf).to(dtype)
 

@@ -58,7 +58,7 @@ def test_fused_equals_the_definition_under_every_mask(n_kv_head, s, t, window, a
     positions = torch.arange(s - t, s) - torch.tensor([[0], [min(2, s - t)]])  # (2, T): the second row may be shorter
     mask = (torch.arange(s) <= positions[:, :, None])[:, None]  # (2, 1, T, S)
     mask = mask if window is None else sliding_window_mask(positions, mask, window)
-    mask = ALiBi(n_head=4).bias(positions, mask, "cpu", torch.float64) if alibi else mask
+    mask = ALiBi(n_head=4).bias(positions, mask, torch.float64) if alibi else mask
     inputs = [x.requires_grad_() for x in qkv(k=n_kv_head, t=t, s=s, seed=seed)]
     plain, fused = attention(*inputs, mask)[0], fused_attention(*inputs, mask)
     torch.testing.assert_close(fused, plain)

@@ -114,7 +114,7 @@ def test_a_variant_learns(variant):
     torch.manual_seed(0)
     net, idx = Transformer(preset("nano", n_layer=2, vocab_size=50, **VARIANTS[variant])), ids(b=4, t=20)
     optimizer = adamw(net, lr=1e-2)
-    for _ in range(40):
+    for _ in range(30):
         loss = torch.nn.functional.cross_entropy(net(idx[:, :-1]).flatten(0, 1), idx[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -219,6 +219,19 @@ def test_bad_ids_are_refused_with_a_sentence(idx, message):
 def test_bad_doc_ids_are_refused():
     with pytest.raises(ValueError, match="shape of idx"):
         model()(ids(), doc_ids=torch.zeros(1, 12))
+
+
+@every_variant
+def test_a_model_converted_whole_runs_cached_too(variant):
+    net, idx = model(**VARIANTS[variant]), ids(b=1)
+    expected = net(idx)
+    net.double()
+    torch.testing.assert_close(net(idx).float(), expected, atol=1e-4, rtol=1e-4)
+    net.bfloat16()
+    cache = KVCache(net.config, 1, dtype=torch.bfloat16)
+    got = torch.cat([net(piece, cache) for piece in idx.split([7, 1, 4], dim=1)], dim=1)
+    assert got.dtype == torch.bfloat16
+    assert torch.cosine_similarity(got.float().flatten(), expected.flatten(), dim=0) > 0.99
 
 
 @every_variant

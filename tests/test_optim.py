@@ -143,11 +143,13 @@ def test_muon_gives_embeddings_and_vectors_adamw():
     torch.testing.assert_close(ours.bias, theirs.bias)
 
 
-def test_muon_groups():
-    model = Transformer(preset("nano"))
+@pytest.mark.parametrize("positions", ["rope", "learned"])
+def test_muon_groups(positions):
+    model = Transformer(preset("nano", positions=positions))
     optimizer = optim.muon(model, lr=1e-2)
     names = {id(p): name for name, p in model.named_parameters()}
     inner, ends, vectors = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
-    assert ends == {"tok_emb.weight"} and all("blocks" in name and "norm" not in name for name in inner)
+    assert ends == {"tok_emb.weight"} | ({"pos_emb.weight"} if positions == "learned" else set())
+    assert all("blocks" in name and "norm" not in name for name in inner)
     assert all("norm" in name for name in vectors)
     assert len(inner) + len(ends) + len(vectors) == len(names)

@@ -201,7 +201,7 @@ def test_alibi_slopes_by_hand():
 
 def test_alibi_bias_by_hand():
     inf = math.inf
-    bias = ALiBi(n_head=2).bias(slice(0, 3), None, "cpu")  # slopes 1/16 and 1/256
+    bias = ALiBi(n_head=2).bias(slice(0, 3), None)  # slopes 1/16 and 1/256
     assert bias.shape == (1, 2, 3, 3)
     expected = torch.tensor([[0, -inf, -inf], [-1, 0, -inf], [-2, -1, 0]])
     assert torch.equal(bias[0, 0] * 16, expected) and torch.equal(bias[0, 1] * 256, expected)
@@ -209,7 +209,7 @@ def test_alibi_bias_by_hand():
 
 def test_alibi_keeps_what_the_mask_hides_hidden():
     mask = document_mask(torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]]))
-    bias = ALiBi(n_head=4).bias(slice(0, 4), mask, "cpu")  # (2, 4, 4, 4)
+    bias = ALiBi(n_head=4).bias(slice(0, 4), mask)  # (2, 4, 4, 4)
     assert torch.equal(bias.isfinite(), mask.expand_as(bias))
     assert (bias[1, :, 3, 1] == -2 * alibi_slopes(4)).all()
 
@@ -224,4 +224,4 @@ def test_no_positions_change_nothing():
     scheme, x, mask = NoPositions(), normal(1, 2, 4), torch.ones(1, 1, 2, 2, dtype=torch.bool)
     assert scheme.embed(x, slice(0, 2)) is x
     assert scheme.angles(slice(0, 2), 4) is None
-    assert scheme.bias(slice(0, 2), mask, "cpu") is mask
+    assert scheme.bias(slice(0, 2), mask) is mask
