@@ -55,7 +55,7 @@ def assert_harmless(frame: Frame):
     root = ET.fromstring(frame.svg)
     assert root.get("role") == "img" and root.get("aria-label")
     names = {element.tag.rpartition("}")[2] for element in root.iter()}
-    assert names <= {"svg", "g", "rect", "text", "line", "path", "circle", "image"}
+    assert names <= {"svg", "g", "rect", "text", "line", "path", "circle", "image", "title"}
     links = [element.get("href") for element in root.iter("{http://www.w3.org/2000/svg}image")]
     assert all(re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/=]+", link) for link in links)
     assert not [name for element in root.iter() for name in element.attrib if name.startswith("on")]

@@ -150,13 +150,20 @@ def drawing(width: float, height: float, parts: list[str], label: str) -> str:
 
 
 def to_png(svg: str, ink: str = INK, paper: str = PAPER, zoom: float = 1.25) -> bytes:
-    """The drawing as a PNG of 32 colours, so chosen that rare ones stay. Text is in matplotlib's DejaVu fonts, and in
-    the system's where those lack a character."""
+    """The drawing as a PNG of its 64 most frequent colours, so that tints stay what they are. Text is in matplotlib's
+    DejaVu fonts, and in the system's where those lack a character."""
     coloured = svg.replace("<svg ", f'<svg color="{ink}" ', 1)
     picture = resvg_py.svg_to_bytes(svg_string=coloured, background=paper, zoom=zoom, font_dirs=[_fonts()])
-    reduced = io.BytesIO()
-    Image.open(io.BytesIO(bytes(picture))).convert("RGB").quantize(32, Image.Quantize.MAXCOVERAGE).save(reduced, "PNG")
-    return reduced.getvalue()
+    whole = Image.open(io.BytesIO(bytes(picture))).convert("RGB")
+    colours = np.array([rgb for _, rgb in sorted(whole.getcolors(whole.width * whole.height), reverse=True)])  # (n, 3)
+    palette = colours[:64]
+    nearest = ((colours[:, None] - palette) ** 2).sum(-1).argmin(-1)  # (n,)
+    place, code = np.zeros(1 << 24, np.uint8), np.array([1 << 16, 1 << 8, 1])
+    place[colours @ code] = nearest
+    reduced, png = Image.fromarray(place[np.asarray(whole) @ code]), io.BytesIO()
+    reduced.putpalette(palette.astype(np.uint8).tobytes())
+    reduced.save(png, "PNG")
+    return png.getvalue()
 
 
 @cache

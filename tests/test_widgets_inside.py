@@ -1,0 +1,158 @@
+"""The widgets that look inside a model, without a browser."""
+
+import numpy as np
+import pytest
+import torch
+from widget_checks import HOSTILE, assert_bundle, assert_harmless, random_model, texts, town_tokenizer
+
+from llmkit import activations
+from llmkit.logprobs import token_logprobs
+from llmkit.widgets import attention, tokens
+from llmkit.widgets.attention import Cell, attention_cell, weigh
+from llmkit.widgets.heads import LOOKED_AT, LOOKS, Heads, capture, head_grid, measure
+from llmkit.widgets.heads import draw as draw_heads
+
+PROMPT = "Mira gave the red kite to"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return town_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model()
+
+
+def ids_of(tokenizer, text):
+    return torch.tensor([[tokenizer.eos_id, *tokenizer.encode(text)]])
+
+
+# ---- boxes of tokens ----
+
+def test_tokens_are_labelled_and_long_texts_refused(model, tokenizer):
+    ids = tokens.read(model, tokenizer, "Mira\n", 20)
+    assert tokens.labels(tokenizer, ids)[0] == "‹eos›" and "".join(tokens.labels(tokenizer, ids)[1:]) == "Mira⏎"
+    with pytest.raises(ValueError, match="has 7 tokens, and there is room for 5"):
+        tokens.read(model, tokenizer, "q q q ", 5)
+
+
+def test_a_box_tells_its_note_and_lines_break():
+    parts, height = tokens.strip(["<b>"] * 40, [0.5] * 40, 300, [2], ["0.50"] * 40)
+    assert "".join(parts).count("<title>") == 40 and "&lt;b&gt; 0.50</title>" in "".join(parts)
+    assert height >= 4 * (tokens.BOX + tokens.NOTE)
+
+
+# ---- head grid ----
+
+def test_the_grid_shows_the_models_attention(model, tokenizer):
+    run = capture(model, tokenizer, PROMPT, {"previous": np.zeros((4, 4))})
+    att = activations.capture(model, ids_of(tokenizer, PROMPT)).att[:, 0]
+    np.testing.assert_allclose(run.att, att.numpy())
+    picture = draw_heads(run, "2.3", 4, LOOKS)
+    top = int(att[2, 3, 4].argmax())
+    assert f"looks at {run.names[top]} ({top}) {att[2, 3, 4, top]:.2f}" in picture.said
+
+
+def test_both_ways_of_a_token_are_told():
+    att = np.zeros((1, 2, 3, 3))
+    att[0, 1] = [[1, 0, 0], [0.3, 0.7, 0], [0.9, 0.1, 0]]
+    run = Heads(["a", "b", "c"], att, {"previous": np.array([[0.25, 0.5]])})
+    assert draw_heads(run, "0.1", 1, LOOKS).said.startswith("Head 0.1: b (1) looks at b (1) 0.70, a (0) 0.30. Its")
+    assert "b (1) is looked at by b (1) 0.70, c (2) 0.10. Its habits: previous 0.50." in draw_heads(
+        run, "0.1", 1, LOOKED_AT).said
+    assert "c (2) is looked at by nobody" in draw_heads(run, "0.1", 2, LOOKED_AT).said
+
+
+def test_the_head_grid_follows_prompts_and_begins_with_the_strongest_head(model, tokenizer):
+    habits = {"mine": np.arange(16.0).reshape(4, 4) / 16}
+    frame = head_grid(model, tokenizer, PROMPT, habits)
+    assert frame.controls["head"].value == "3.3" and "Its habits: mine 0.94." in frame.said
+    assert_harmless(frame)
+    assert_bundle(frame)
+    frame.controls["prompt"].value = "Mira"
+    assert frame.controls["token"].max == len(tokenizer.encode("Mira"))
+    before = frame.svg
+    frame.controls["prompt"].value = "q " * 60
+    assert "there is room for 48" in frame.said and frame.svg == before
+    frame.controls["prompt"].value = HOSTILE[:24]
+    assert_harmless(frame)
+
+
+def test_habits_are_those_of_activations(model, tokenizer):
+    habits = measure(model, tokenizer)
+    assert list(habits) == ["previous", "same", "induction"]
+    assert all(score.shape == (4, 4) and (0 <= score).all() and (score <= 1).all() for score in habits.values())
+
+
+def test_a_large_model_fits():
+    random = np.random.default_rng(0)
+    att = np.tril(random.random((12, 12, 48, 48)) ** 4)
+    run = Heads(["token"] * 48, att / att.sum(-1, keepdims=True), {"previous": random.random((12, 12))})
+    assert len(draw_heads(run, "11.11", 47, LOOKS).svg) < 60_000
+
+
+# ---- attention cell ----
+
+@pytest.fixture(scope="module")
+def cell(model, tokenizer):
+    return attention.capture(model, tokenizer, PROMPT, 1, 3)
+
+
+def test_the_cell_weighs_as_the_model_does(cell, model, tokenizer):
+    acts = activations.capture(model, ids_of(tokenizer, PROMPT))
+    weights = weigh(cell.q, cell.k, True, True, True)
+    torch.testing.assert_close(weights, acts.att[1, 0, 3])
+    torch.testing.assert_close(weights @ cell.v, acts.heads[1, 0, 3])
+
+
+def test_its_loss_is_the_models_until_a_switch_is_turned(cell, model, tokenizer):
+    idx = ids_of(tokenizer, PROMPT)
+    with torch.no_grad():
+        own = -float(token_logprobs(model(idx)[:, :-1], idx[:, 1:]).mean())
+    assert cell.loss(True, True, True) == pytest.approx(own, abs=1e-5)
+    assert len({round(cell.loss(*s), 5) for s in ((True, True, True), (False, True, True), (True, True, False))}) == 3
+
+
+def test_each_switch_takes_its_step_away():
+    q, k = torch.tensor([[2.0, 0, 0, 0], [0, 2.0, 0, 0]]), torch.tensor([[1.0, 3.0, 0, 0], [-1.0, 1.0, 0, 0]])
+    scores = torch.tensor([[1.0, -1.0], [3.0, 1.0]])  # q k^T / sqrt(4)
+    torch.testing.assert_close(weigh(q, k, False, True, False), scores)
+    torch.testing.assert_close(weigh(q, k, False, False, False), 2 * scores)
+    torch.testing.assert_close(weigh(q, k, True, True, False), scores.tril())
+    torch.testing.assert_close(weigh(q, k, True, False, True)[0], torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(weigh(q, k, False, True, True), scores.softmax(-1))
+
+
+def test_the_cell_shows_the_steps_of_a_query_and_a_key(cell):
+    frame = attention_cell(cell, query=3, key=1)
+    product, weight = float(cell.q[3] @ cell.k[1]), float(weigh(cell.q, cell.k, True, True, True)[3, 1])
+    assert f"q · k = {product:.2f}, weight {weight:.2f}." in frame.said
+    assert {"q · k", "÷ √16", "mask", "softmax", f"{product / 4:.2f}", f"{weight:.2f}"} <= set(texts(frame.svg))
+    frame.controls["scaling"].value = False
+    assert "÷ √16: off" in texts(frame.svg) and f"{product / 4:.2f}" not in texts(frame.svg)
+    frame.controls["key"].value = 5
+    assert "hidden by the mask" in frame.said and {"−∞", "hidden"} <= set(texts(frame.svg))
+    frame.controls["mask"].value = False
+    assert "hidden" not in texts(frame.svg) and "mask: off" in texts(frame.svg)
+    assert_harmless(frame)
+    assert_bundle(frame)
+
+
+def test_a_loss_below_the_least_possible_is_called_a_leak(cell):
+    losses = {True: 1.5, False: 0.2}
+    frame = attention_cell(cell._replace(loss=lambda mask, scaling, softmax: losses[mask], floor=1.1))
+    assert "Loss 1.50" in frame.said and "leaks" not in frame.said
+    frame.controls["mask"].value = False
+    assert "Loss 0.20 nats/token; with everything on 1.50. Least possible 1.10." in frame.said
+    assert "Less than possible: the future leaks" in frame.said
+
+
+def test_a_cell_of_any_tensors_needs_no_loss():
+    q = torch.zeros(2, 4)
+    frame = attention_cell(Cell([HOSTILE, "b"], q, q, q))
+    assert "weight 0.50" in frame.said and "loss" not in texts(frame.svg)
+    assert_harmless(frame)
+    with pytest.raises(ValueError, match="30 tokens, the drawing room for 24"):
+        attention_cell(Cell(["a"] * 30, *[torch.zeros(30, 4)] * 3))
