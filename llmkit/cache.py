@@ -1,6 +1,6 @@
 """The KV cache: keys and values of the text so far, so that a new token costs one token's work.
 
-Contiguous: two preallocated tensors a layer; slot s of a row holds the token at position s. Rows may differ in
+Contiguous: one preallocated tensor; slot s of a row holds the token at position s. Rows may differ in
 length: prefill right-padded prompts, then `truncate(lengths)`; what lies beyond a row's length is masked, and
 overwritten as the row grows. The model is handed the cache and calls `begin` once a forward pass and `append` once a
 layer; the cache alone knows lengths and positions. It is for inference: what it returns carries no gradient.
@@ -20,9 +20,8 @@ class KVCache:
         self.max_length = config.context_length if max_length is None else max_length
         if not 1 <= self.max_length <= config.context_length:
             raise ValueError(f"max_length {max_length} must be 1 .. {config.context_length}, the model's context")
-        shape = (batch_size, config.n_kv_head, self.max_length, config.head_dim)  # (B, K, S_max, D)
-        self.k = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
-        self.v = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
+        shape = (2 * config.n_layer, batch_size, config.n_kv_head, self.max_length, config.head_dim)
+        self.kv = torch.zeros(shape, device=device, dtype=dtype)  # (2L, B, K, S_max, D): layer l's keys, then values
         self.lengths = [0] * batch_size
 
     def begin(self, batch_size: int, t: int):
@@ -41,25 +40,26 @@ class KVCache:
         self.lengths = [n + t for n in self.lengths]
         if uniform and (start == 0 or t == 1):
             return self._slots, None
-        device = self.k[0].device
+        device = self.kv.device
         positions = torch.arange(start, start + t, device=device)[None] if uniform else self._slots
         keys = torch.arange(self._end, device=device)
         return positions, (keys <= positions[:, :, None])[:, None]  # (B or 1, 1, T, S)
 
     def _ragged_slots(self, t: int):
         """(B, T): each row goes on where it ends."""
-        device = self.k[0].device
+        device = self.kv.device
         return torch.tensor(self.lengths, device=device)[:, None] + torch.arange(t, device=device)
 
     def append(self, layer: int, k, v):
         """Store one layer's new k and v (B, K, T, D); returns all that the layer holds, each (B, K, S, D)."""
-        for store, new in ((self.k[layer], k.detach()), (self.v[layer], v.detach())):
+        layer_kv = self.kv[2 * layer : 2 * layer + 2]  # (2, B, K, S_max, D)
+        for store, new in zip(layer_kv, (k.detach(), v.detach()), strict=True):
             if isinstance(self._slots, slice):
                 store.narrow(2, self._slots.start, new.shape[2]).copy_(new)
             else:
                 slots = self._slots[:, None, :, None].expand_as(new)  # (B, K, T, D)
                 store.scatter_(2, slots, new)
-        return self.k[layer].narrow(2, 0, self._end), self.v[layer].narrow(2, 0, self._end)
+        return layer_kv[:, :, :, : self._end].unbind()
 
     def truncate(self, lengths):
         """Forget what lies beyond each row's length: after a padded prefill, or to take tokens back."""

@@ -11,6 +11,8 @@ thread its bag of columns; its matrix product reads a matrix of this size 3 to 5
 Shapes: C d_model, H heads, K KV heads, G = H/K, D head_dim, F d_ff, V vocab, L layers, S keys in the cache.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -40,16 +42,17 @@ def decoder(model, batch_size: int):
 
 
 class Decoder:
-    """Views of a model's weights, in the order of their use; nothing is copied but the small QK-norm weights."""
+    """Views of a model's weights, in the order of their use; nothing is copied but norms and tables of angles."""
 
     def __init__(self, model: Transformer):
         self.model, c = model, model.config
         self.n_qk, self.n_head, self.head_dim = c.n_head + c.n_kv_head, c.n_head, c.head_dim
-        self.eps = torch.tensor(c.norm_eps)
+        self.q_shape = (1, c.n_kv_head, c.n_head // c.n_kv_head, c.head_dim)  # (1, K, G, D)
+        self.eps, self.zeros = torch.tensor(c.norm_eps), torch.zeros(c.d_model)
         threads = torch.get_num_threads()
         widths = {c.d_model, c.n_head * c.head_dim, c.d_ff}
-        self.columns = {n: torch.arange(n) for n in widths}
-        self.bag_starts = {n: torch.arange(0, n, -(-n // threads)) for n in widths}
+        self.bags = {n: (torch.arange(n), torch.arange(0, n, -(-n // threads))) for n in widths}  # columns, starts
+        self.ones = {n: torch.ones(len(starts)) for n, (_, starts) in self.bags.items()}
         with torch.no_grad():
             self.layers = [
                 (
@@ -63,41 +66,48 @@ class Decoder:
                 for block in model.blocks
             ]
             scales = [block.attn.qk_weight() for block in model.blocks] if c.qk_norm else [torch.ones(1, 1)]
-            self.qk_scale = torch.stack(scales)  # (L or 1, H + K or 1, D or 1)
+            # RoPE(n * w) = n * (w cos) + swap(n) * (swap(w) sin): QK-norm's weight w goes into the angles
+            scale = torch.stack(scales).expand(c.n_layer, -1, -1)  # (L, H + K or 1, D or 1)
+            self.cos = scale * model.pos_emb.cos[:, None, None]  # (S, L, H + K or 1, D)
+            self.sin = scale.roll(c.head_dim // 2, -1) * model.pos_emb.sin[:, None, None]
 
     def __call__(self, idx, cache):
         """idx (1, 1), the text's next token -> logits (1, 1, V)."""
         self.model.check(idx)
         with torch.inference_mode():
-            logits = self._logits(idx, cache)
+            logits = self._logits(int(idx), cache)
         return logits.clone()[None, None]  # outside inference mode, so that it may be used anywhere
 
-    def _logits(self, idx, cache):
-        model = self.model
-        position, _ = cache.begin(1, 1)
-        x = model.tok_emb.weight[idx[0, 0]]  # (C,)
-        cos, sin = model.pos_emb.cos[position], model.pos_emb.sin[position]  # (1, D)
-        # RoPE(n * w) = n * (w cos) + swap(n) * (swap(w) sin): QK-norm's weight goes into the angles, for all layers
-        cos = (self.qk_scale * cos).expand(len(self.layers), -1, -1).unbind()  # L x (H + K, D)
-        sin = (self.qk_scale.roll(self.head_dim // 2, -1) * sin).expand(len(self.layers), -1, -1).unbind()
+    def _logits(self, token, cache):
+        slot = cache.begin(1, 1)[0].start
+        new = cache.kv.select(3, slot).unbind()  # 2L x (1, K, D): where this token's keys and values go
+        kept = cache.kv.narrow(3, 0, slot + 1).unbind()  # 2L x (1, K, S, D): those of the text, this token's included
+        x = self.model.tok_emb.weight[token]  # (C,)
+        cos, sin = self.cos[slot].unbind(), self.sin[slot].unbind()  # L x (H + K or 1, D)
         for layer, (norm1, qkv, out, norm2, gate_up, down) in enumerate(self.layers):
-            heads = self._product(qkv, self._normalise(x).mul_(norm1)).view(-1, self.head_dim)  # (H + 2K, D)
-            qk, v = heads[: self.n_qk], heads[self.n_qk :]
-            if model.config.qk_norm:
-                qk = self._normalise(qk)
+            heads = self._product(qkv, self._rms_norm(x, norm1)).sum(0).view(-1, self.head_dim)  # (H + 2K, D)
+            qk = heads[: self.n_qk]
+            if self.model.config.qk_norm:
+                size = torch.linalg.vector_norm(qk, dim=-1, keepdim=True)
+                qk = qk * torch.addcmul(self.eps, size, size, value=1 / self.head_dim).rsqrt_()
             qk = (qk * cos[layer]).addcmul_(qk.roll(self.head_dim // 2, -1), sin[layer])
-            k, v = cache.append(layer, qk[None, self.n_head :, None], v[None, :, None])  # (1, K, S, D)
-            q = qk[: self.n_head].view(1, k.shape[1], -1, self.head_dim)  # (1, K, G, D)
-            x = x + self._product(out, F.scaled_dot_product_attention(q, k, v).view(-1))
-            gate, up = self._product(gate_up, self._normalise(x).mul_(norm2)).chunk(2)  # 2 x (F,)
-            x = x + self._product(down, F.silu(gate).mul_(up))
-        return model.lm_head.weight.mv(self._normalise(x).mul_(model.norm_f.weight))  # (V,)
+            new[2 * layer].copy_(qk[self.n_head :])
+            new[2 * layer + 1].copy_(heads[self.n_qk :])
+            q, k, v = qk[: self.n_head].view(self.q_shape), kept[2 * layer], kept[2 * layer + 1]
+            x = self._add_product(x, out, F.scaled_dot_product_attention(q, k, v).view(-1))
+            gate, up = self._product(gate_up, self._rms_norm(x, norm2)).sum(0).chunk(2)  # 2 x (F,)
+            x = self._add_product(x, down, F.silu(gate).mul_(up))
+        return self.model.lm_head.weight.mv(self._rms_norm(x, self.model.norm_f.weight))  # (V,)
 
     def _product(self, columns, x):
-        """columns (n, m), x (n,) -> (m,)."""
-        n = x.numel()
-        return torch.embedding_bag(columns, self.columns[n], self.bag_starts[n], False, SUM, False, x)[0].sum(0)
+        """columns (n, m), x (n,) -> one row a bag, (bags, m); their sum is the product."""
+        numbers, starts = self.bags[len(x)]
+        return torch.embedding_bag(columns, numbers, starts, False, SUM, False, x)[0]
 
-    def _normalise(self, x):
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x * torch.addcmul(self.eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+    def _add_product(self, resid, columns, x):
+        return torch.addmv(resid, self._product(columns, x).t(), self.ones[len(x)])  # (C,)
+
+    def _rms_norm(self, x, weight):
+        """x (C,). The scale is an ordinary Python number: less work than four operations on tensors of one element."""
+        scale = 1 / math.sqrt(x.dot(x).item() / len(x) + self.model.config.norm_eps)
+        return torch.addcmul(self.zeros, x, weight, value=scale)
