@@ -1,9 +1,10 @@
 """The widgets that look inside a model, without a browser."""
+import re
 
 import numpy as np
 import pytest
 import torch
-from widget_checks import HOSTILE, assert_bundle, assert_harmless, random_model, texts, town_tokenizer
+from widget_checks import HOSTILE, assert_bundle, assert_harmless, random_model, texts, town, town_tokenizer
 
 from llmkit import activations
 from llmkit.logprobs import token_logprobs
@@ -11,6 +12,8 @@ from llmkit.widgets import attention, tokens
 from llmkit.widgets.attention import Cell, attention_cell, weigh
 from llmkit.widgets.heads import LOOKED_AT, LOOKS, Heads, capture, head_grid, measure
 from llmkit.widgets.heads import draw as draw_heads
+from llmkit.widgets.lens import FIRST, FOLLOWS, TRUE, Reading, logit_lens
+from llmkit.widgets.lens import draw as draw_lens
 
 PROMPT = "Mira gave the red kite to"
 
@@ -156,3 +159,43 @@ def test_a_cell_of_any_tensors_needs_no_loss():
     assert_harmless(frame)
     with pytest.raises(ValueError, match="30 tokens, the drawing room for 24"):
         attention_cell(Cell(["a"] * 30, *[torch.zeros(30, 4)] * 3))
+
+
+# ---- logit lens ----
+
+def test_the_lens_ends_where_the_model_does(model, tokenizer):
+    reading = Reading(model, tokenizer, PROMPT)
+    with torch.no_grad():
+        logits = model(ids_of(tokenizer, PROMPT))[0]
+    torch.testing.assert_close(reading.probs[-1], logits.softmax(-1))
+    assert reading.watched(2, FIRST) == int(logits[2].argmax()) and reading.watched(2, FOLLOWS) == reading.ids[3]
+    assert reading.watched(len(reading.ids) - 1, FOLLOWS) == int(logits[-1].argmax())  # nothing follows the last
+
+
+def test_rank_and_shares_are_told(model, tokenizer):
+    reading = Reading(model, tokenizer, PROMPT)
+    picture = draw_lens(reading, 3, 2, FOLLOWS)
+    watched = reading.ids[4]
+    ranks = [int((layer[3] > layer[3, watched]).sum()) + 1 for layer in reading.probs]
+    assert f"Rank of {reading.names[4]} after 0 to 4 layers: {', '.join(map(str, ranks))}." in picture.said
+    total, *shares = map(float, re.search(
+        r"logit (-?[\d.]+) = embedding (-?[\d.]+) \+ heads (-?[\d.]+) \+ MLPs (-?[\d.]+)\.", picture.said).groups())
+    assert sum(shares) == pytest.approx(total, abs=0.021)
+    assert {"likeliest here", "truth unknown", "sum = the logit", "layer 3"} <= set(texts(picture.svg))
+
+
+def test_the_truth_stands_beside_the_lens(model, tokenizer):
+    story = town().documents(1, 3, kinds=("story",))[0].text[:40]
+    frame = logit_lens(model, tokenizer, story, town())
+    ids = [tokenizer.eos_id, *tokenizer.encode(story)]
+    truth = town().next_token_probs(ids, tokenizer)
+    frame.controls["watch"].value = TRUE
+    assert f"Rank of {tokens.labels(tokenizer, [int(truth.argmax())])[0]} after" in frame.said
+    assert "in truth" in frame.said and "truth" in texts(frame.svg)
+    assert_harmless(frame)
+    assert_bundle(frame)
+    frame.controls["prompt"].value = HOSTILE[:24]
+    assert "truth unknown" in texts(frame.svg)
+    assert_harmless(frame)
+    frame.controls["prompt"].value = "q " * 60
+    assert "there is room for 64" in frame.said
