@@ -11,7 +11,7 @@ LAYERS = (  # a module imports from lower rows, or from the left in its own
     "config device sandbox",
     "tokenizer unigram chat world corpora data tasks",
     "positions flash attention moe model cache decode cost",
-    "checkpoint hf activations logprobs optim sampling",
+    "checkpoint hf_tokenizer hf_config hf activations logprobs optim sampling",
     "generate engine train",
     "scaling evaluate sft quantize lora adapters reward ppo dpo grpo speculative merge",
     "rag agent pipeline",
