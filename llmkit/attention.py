@@ -5,7 +5,7 @@
 `attention` is the definition with everything in sight; `fused_attention` is the same function through PyTorch's fused
 kernel, and the one that the model runs. n_kv_head = n_head is MHA, 1 is MQA, between is GQA. With QK-norm (Qwen3), each
 head's query and key are RMS-normalised before RoPE, which bounds the scores. A mask says where a query may look
-(bool, True: it may), or what is added to its scores (ALiBi; -inf: it may not).
+(bool, True: it may), or what is added to its scores (-inf: it may not), which lets ALiBi in.
 
 Shapes: B batch, T query time, S key time, C d_model, H query heads, K key/value heads, G = H/K, D head_dim.
 """

@@ -135,5 +135,6 @@ def training_memory(config: ModelConfig, batch_size: int, t: int, bytes_per_numb
         + (4 if c.mlp == "swiglu" else 2) * c.d_ff  # gate, up, silu(gate), their product; up, gelu(up)
     )  # fmt: skip
     per_token = c.n_layer * per_layer + 2 * c.d_model + 2 * c.vocab_size  # norm_f; logits and their log-softmax
-    biases = c.n_head * t * t if c.positions == "alibi" else 0  # one for all layers and rows
-    return Memory(weights, weights, 2 * weights, (batch_size * t * per_token + biases) * bytes_per_number)
+    windowed = c.sliding_window is not None and c.sliding_window < t
+    masks = c.n_head if c.positions == "alibi" else int(windowed)  # of (T, T) numbers, the same for all layers and rows
+    return Memory(weights, weights, 2 * weights, (batch_size * t * per_token + masks * t * t) * bytes_per_number)

@@ -125,7 +125,7 @@ class Transformer(nn.Module):
             mask = sliding_window_mask(positions, mask, c.sliding_window, idx.device)
         x = self.pos_emb.embed(self.tok_emb(idx), positions, doc_ids)  # (B, T, C)
         angles = self.pos_emb.angles(positions, c.n_head + c.n_kv_head, self.compute_dtype)
-        mask = self.pos_emb.bias(positions, mask, self.compute_dtype)
+        mask = self.pos_emb.bias(positions, mask, self.compute_dtype or x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, angles, mask, cache, layer)
         return self.lm_head(self.norm_f(x))  # (B, T, V)

@@ -35,8 +35,9 @@ class NoPositions(nn.Module):
         return None
 
     def bias(self, positions, mask, dtype=None):
-        """The mask that attention gets: True where a query may look, or numbers to add to the scores."""
-        return mask
+        """What attention adds to the scores, from a bool mask: 0 where a query may look, elsewhere -inf. None (causal
+        order alone decides) stays None. Made once a forward pass; the fused kernel would make it in every layer."""
+        return None if mask is None else torch.where(mask, 0.0, -torch.inf).to(dtype)
 
 
 class RoPE(NoPositions):

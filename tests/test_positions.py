@@ -221,7 +221,12 @@ def test_distances_of_a_continued_text_and_of_ragged_rows():
 
 
 def test_no_positions_change_nothing():
-    scheme, x, mask = NoPositions(), normal(1, 2, 4), torch.ones(1, 1, 2, 2, dtype=torch.bool)
+    scheme, x = NoPositions(), normal(1, 2, 4)
     assert scheme.embed(x, slice(0, 2)) is x
     assert scheme.angles(slice(0, 2), 4) is None
-    assert scheme.bias(slice(0, 2), mask) is mask
+    assert scheme.bias(slice(0, 2), None) is None
+
+
+def test_a_mask_becomes_what_is_added_to_scores():
+    added = NoPositions().bias(slice(0, 2), torch.tensor([[[[True, False], [True, True]]]]), torch.float64)
+    assert added.tolist() == [[[[0.0, -math.inf], [0.0, 0.0]]]] and added.dtype == torch.float64
