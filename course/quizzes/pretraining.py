@@ -1,4 +1,4 @@
-"""Lesson 06: the first loss, packing, the floor, a run that goes wrong, and where knowledge is."""
+"""Lesson 06: the first loss, packing, the floor, runs that go wrong, where knowledge is, and text without a floor."""
 
 from course.quiz import Question
 
@@ -73,6 +73,32 @@ QUIZ = (
             ("It overfits: it learns the training set by heart.",
              "By heart is right for facts. And new biographies of the same residents get cheaper too, which "
              "overfitting would not do."),
+        ),
+    ),
+    Question(
+        "A run on the town ends at 0.35 nats per token; the floor is 0.51. What do you conclude?",
+        "c",
+        (
+            ("The model is larger than ours.", "No size helps: the floor is what the author of the text pays."),
+            ("The floor was estimated too high, from too few documents.",
+             "It varies by a few hundredths between samples, not by 0.16."),
+            ("The run measures something else than prediction of the next token.",
+             "Yes: answers leak into what is read, or targets are not moved by one. Below the floor nobody predicts."),
+            ("It has learned the training set by heart, which is below the floor.",
+             "On its own few documents a model can get there. On a text that is new at every step it cannot."),
+        ),
+    ),
+    Question(
+        "Two models of English, with different tokenizers: 2.9 and 3.4 nats per token on the same held-out text. Which "
+        "is better?",
+        "d",
+        (
+            ("The first: its loss is lower.", "Per token. If its tokens are shorter, it pays more often."),
+            ("The second, if it has seen more text.", "How much it read says nothing about how well it predicts."),
+            ("Neither: models of real text cannot be compared, since the floor is not known.",
+             "They can be compared with each other. Only the distance from perfect is unknown."),
+            ("It depends on how many bytes a token has: compare bits per byte.",
+             "Yes. With 2.0 and 2.9 bytes per token, say, the second pays less for the same text."),
         ),
     ),
 )

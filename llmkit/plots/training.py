@@ -36,7 +36,7 @@ def mix(shares: Mapping[str, Mapping[str, float]]) -> Figure:
         axes.bar_label(bars, [f"{value:.0%}" for value in by_kind.values()], fontsize=8)
     axes.set_xticks(range(len(by_kind)), by_kind)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set(ylabel="share of all")
+    axes.set(ylabel="share of all", ylim=(0, 1.12 * max(max(by_kind.values()) for by_kind in shares.values())))
     axes.legend(frameon=False)
     return figure
 
@@ -155,7 +155,7 @@ def train_and_validation(
 class LiveLoss:
     """An `on_step` that redraws `loss_curve` in place, at most every `every_s` seconds and at the last step."""
 
-    def __init__(self, steps: int, floor: float, every_s: float = 5.0):
+    def __init__(self, steps: int, floor: float, every_s: float = 8.0):
         self.steps, self.floor, self.every_s = steps, floor, every_s
         self.records: list[Record] = []
         self.drawn, self.handle = 0.0, None
