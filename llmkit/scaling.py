@@ -1,0 +1,153 @@
+"""How the loss falls with size and data: the law of Hoffmann et al. (arXiv 2203.15556, approach 3), and what it tells.
+
+    L(N, D) = E + A / N^alpha + B / D^beta
+
+N is the number of parameters, D of training tokens, L the loss in nats/token. E is what no model can get below: the
+entropy of the text. Elsewhere it can only be fitted; the town's is known, so here the fit can be checked.
+
+As in the paper, the fit is of log L, so that every run's relative error counts alike, by a Huber loss, so that one bad
+run does not bend the law. Departure: the paper runs L-BFGS from each start; here all starts, and all resamplings of the
+bootstrap, are solved at once by damped Gauss-Newton steps (Levenberg-Marquardt) on reweighted squares.
+
+Training costs C = 6 N D FLOPs. Shapes: M resamplings times starts, R runs, 5 unknowns (log E, A and B, alpha, beta).
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import torch
+from torch import Tensor
+
+DELTA = 1e-3  # where the Huber loss turns from squares to absolute values, in log L
+STARTS = list(itertools.product((-1.0, 1.0), (0.0, 5.0, 10.0), (0.0, 5.0, 10.0), (0.3, 0.7), (0.3, 0.7)))
+
+
+@dataclass(frozen=True)
+class Law:
+    """L(N, D) = E + A / N^alpha + B / D^beta."""
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+
+    def loss(self, n: float, d: float) -> float:
+        """nats/token of a model with n parameters after d tokens."""
+        return self.E + self.A / n**self.alpha + self.B / d**self.beta
+
+    def optimal(self, flops: float) -> tuple[float, float]:
+        """(n, d) with the lowest loss of all that cost `flops` = 6 n d: where the derivative along the budget is 0."""
+        ratio = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
+        n = ratio * (flops / 6) ** (self.beta / (self.alpha + self.beta))
+        return n, flops / (6 * n)
+
+    def tokens_to_reach(self, loss: float, n: float) -> float:
+        """Tokens that a model of n parameters needs for `loss`; inf if it cannot, however long it is trained."""
+        rest = loss - self.E - self.A / n**self.alpha
+        return (self.B / rest) ** (1 / self.beta) if rest > 0 else math.inf
+
+
+def isoflop(law: Law, flops: float, n: Sequence[float]) -> list[float]:
+    """The loss of each size in `n` when all get the same budget: the smaller the model, the more tokens it reads."""
+    return [law.loss(size, flops / (6 * size)) for size in n]
+
+
+def fit(n: Sequence[float], d: Sequence[float], loss: Sequence[float]) -> Law:
+    """The law that fits runs with n[i] parameters, d[i] tokens and loss[i] nats/token best.
+
+    ValueError unless there are at least 6 runs, over at least 2 sizes and 2 amounts of data, all numbers above 0.
+    """
+    weights = torch.ones(1, len(loss), dtype=torch.float64)
+    return _law(_solve(*_checked(n, d, loss), weights, torch.tensor(STARTS, dtype=torch.float64))[0])
+
+
+def bootstrap(
+    n: Sequence[float], d: Sequence[float], loss: Sequence[float], draws: int, generator: torch.Generator
+) -> list[Law]:
+    """The law fitted to `draws` resamplings of the runs (with replacement): what another set of runs might have said.
+
+    Each is fitted from the law of all runs, and from every twelfth start. A resampling that lacks the variety that
+    `fit` asks for is drawn again. Errors as in `fit`.
+    """
+    log_n, log_d, log_loss = _checked(n, d, loss)
+    weights = []
+    while len(weights) < draws:
+        counts = torch.bincount(torch.randint(len(loss), (len(loss),), generator=generator), minlength=len(loss))
+        there = counts > 0
+        if there.sum() >= 6 and len(log_n[there].unique()) > 1 and len(log_d[there].unique()) > 1:
+            weights.append(counts.double())
+    starts, all_runs = torch.tensor(STARTS, dtype=torch.float64), torch.ones(1, len(loss), dtype=torch.float64)
+    whole = _solve(log_n, log_d, log_loss, all_runs, starts)  # (1, 5)
+    return list(map(_law, _solve(log_n, log_d, log_loss, torch.stack(weights), torch.cat((whole, starts[::12])))))
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of bootstrapped values: a percentile interval."""
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.tensor(values, dtype=torch.float64).quantile(tails).tolist()
+    return low, high
+
+
+def _checked(n, d, loss) -> list[Tensor]:
+    if not len(n) == len(d) == len(loss) >= 6:
+        raise ValueError(f"a law of 5 unknowns needs at least 6 runs; got {len(n)} n, {len(d)} d, {len(loss)} losses")
+    if min(*n, *d, *loss) <= 0 or not all(map(math.isfinite, [*n, *d, *loss])):
+        raise ValueError("sizes, tokens and losses must all be finite and above 0")
+    if len(set(n)) < 2 or len(set(d)) < 2:
+        raise ValueError("vary both the size and the data: with one value of either, its exponent cannot be told")
+    return [torch.tensor(x, dtype=torch.float64).log() for x in (n, d, loss)]
+
+
+def _law(theta: Tensor) -> Law:
+    e, a, b, alpha, beta = theta.tolist()
+    return Law(math.exp(e), math.exp(a), math.exp(b), alpha, beta)
+
+
+def _solve(log_n, log_d, log_loss, weights, starts, steps: int = 200) -> Tensor:
+    """The best solution of all starts for each row of weights (draws, R): (draws, 5)."""
+    draws = len(weights)
+    theta = starts.repeat(draws, 1)  # (M, 5)
+    weights = weights.repeat_interleave(len(starts), 0)  # (M, R)
+    damping = torch.ones(len(theta), 1, dtype=torch.float64)
+    cost = _cost(theta, log_n, log_d, log_loss, weights)  # (M,)
+    for _ in range(steps):
+        step = _step(theta, log_n, log_d, log_loss, weights, damping)
+        new_cost = _cost(theta + step, log_n, log_d, log_loss, weights)
+        better = (new_cost < cost)[:, None]
+        theta, cost = torch.where(better, theta + step, theta), torch.minimum(cost, new_cost)
+        damping = torch.where(better, damping / 3, damping * 2).clamp(1e-12, 1e12)
+    best = cost.view(draws, -1).argmin(1) + torch.arange(draws) * len(starts)
+    return theta[best]
+
+
+def _terms(theta, log_n, log_d):
+    """The logarithms of the law's three terms, (M, R, 3); their logsumexp is log L."""
+    e, a, b, alpha, beta = theta[:, :, None].unbind(1)  # each (M, 1)
+    return torch.stack((e.expand(-1, len(log_n)), a - alpha * log_n, b - beta * log_d), dim=-1)
+
+
+def _cost(theta, log_n, log_d, log_loss, weights):
+    size = (_terms(theta, log_n, log_d).logsumexp(-1) - log_loss).abs()  # (M, R)
+    huber = torch.where(size < DELTA, size**2 / 2, DELTA * (size - DELTA / 2))
+    return (weights * huber).sum(1).nan_to_num(math.inf)
+
+
+def _step(theta, log_n, log_d, log_loss, weights, damping):
+    """Solve (J^T W J + damping diag) step = -J^T W residual, where W makes the squares a Huber loss."""
+    terms = _terms(theta, log_n, log_d)
+    residual = terms.logsumexp(-1) - log_loss  # (M, R)
+    share = terms.softmax(-1)  # (M, R, 3): each term's part of L, which is d log L / d log term
+    J = torch.cat((share, -share[..., 1:2] * log_n[:, None], -share[..., 2:3] * log_d[:, None]), dim=-1)  # (M, R, 5)
+    W = weights * (DELTA / residual.abs().clamp_min(1e-12)).clamp_max(1.0)
+    JW = J * W[..., None]
+    H = JW.mT @ J  # (M, 5, 5)
+    H = H + torch.diag_embed(damping * H.diagonal(dim1=1, dim2=2) + 1e-15)
+    return torch.linalg.solve(H, -(JW.mT @ residual[..., None])).squeeze(-1)
+
+
+def as_table(laws: Sequence[Law]) -> Tensor:
+    """(len(laws), 5) float64: E, A, B, alpha, beta of each, to take intervals of."""
+    return torch.tensor([astuple(law) for law in laws], dtype=torch.float64)

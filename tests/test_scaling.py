@@ -1,0 +1,86 @@
+"""scaling: the published law recovered from its own losses, noise and outliers, optima found by brute force."""
+
+import math
+
+import pytest
+import torch
+
+from llmkit.scaling import Law, as_table, bootstrap, fit, interval, isoflop
+
+CHINCHILLA = Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)  # arXiv 2203.15556, approach 3
+GRID = [(n, d) for n in (5e7, 2e8, 1e9, 5e9, 1.5e10) for d in (1e9, 5e9, 2e10, 1e11, 4e11)]
+N, D = zip(*GRID, strict=True)
+
+
+def losses(noise: float = 0.0, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    factors = (noise * torch.randn(len(GRID), generator=generator, dtype=torch.float64)).exp().tolist()
+    return [CHINCHILLA.loss(n, d) * factor for (n, d), factor in zip(GRID, factors, strict=True)]
+
+
+def test_the_published_law_is_recovered_from_its_own_losses():
+    law = fit(N, D, losses())
+    assert law.E == pytest.approx(1.69, rel=1e-4)
+    assert (law.alpha, law.beta) == pytest.approx((0.34, 0.28), rel=1e-3)
+    assert (law.A, law.B) == pytest.approx((406.4, 410.7), rel=1e-2)
+
+
+def test_one_spoiled_run_does_not_bend_the_law():
+    spoiled = losses()
+    spoiled[7] *= 1.5
+    law = fit(N, D, spoiled)
+    assert (law.E, law.alpha, law.beta) == pytest.approx((1.69, 0.34, 0.28), rel=0.01)
+
+
+def test_the_bootstrap_interval_covers_the_truth_and_narrows_with_less_noise():
+    def width(noise):
+        laws = bootstrap(N, D, losses(noise), 40, torch.Generator().manual_seed(1))
+        low, high = interval([law.E for law in laws])
+        assert low < 1.69 < high
+        return high - low
+
+    assert width(0.002) < width(0.01) / 2
+
+
+def test_interval_is_the_middle_of_the_values():
+    assert interval(list(range(101)), 0.9) == pytest.approx((5, 95))
+
+
+@pytest.mark.parametrize("flops", [1e19, 5.76e23])
+def test_the_optimal_allocation_is_the_lowest_point_of_its_isoflop_curve(flops):
+    n, d = CHINCHILLA.optimal(flops)
+    assert 6 * n * d == pytest.approx(flops)
+    sizes = [n * 1.01**i for i in range(-200, 201)]
+    curve = isoflop(CHINCHILLA, flops, sizes)
+    assert curve.index(min(curve)) == 200
+
+
+def test_the_papers_exponents_of_the_optimum():
+    """Table 2 of the paper, approach 3: N grows as C^0.46 and D as C^0.54 (0.45 and 0.55 from the rounded law)."""
+    (n1, d1), (n2, d2) = CHINCHILLA.optimal(1e20), CHINCHILLA.optimal(1e24)
+    assert math.log10(n2 / n1) / 4 == pytest.approx(0.46, abs=0.012)
+    assert math.log10(d2 / d1) / 4 == pytest.approx(0.54, abs=0.012)
+
+
+def test_tokens_to_reach_a_loss_undo_the_law_and_are_infinite_below_a_sizes_limit():
+    assert CHINCHILLA.tokens_to_reach(CHINCHILLA.loss(1e9, 3e10), 1e9) == pytest.approx(3e10)
+    assert CHINCHILLA.tokens_to_reach(1.7, 1e8) == math.inf
+
+
+def test_as_table_keeps_the_order_of_the_fields():
+    assert as_table([CHINCHILLA]).tolist() == [[1.69, 406.4, 410.7, 0.34, 0.28]]
+
+
+@pytest.mark.parametrize(
+    "n, d, loss, says",
+    [
+        (N[:5], D[:5], [2.0] * 5, "at least 6 runs"),
+        (N, D, [2.0] * 3, "at least 6 runs"),
+        (N, D, [0.0] * 25, "above 0"),
+        (N, D, [math.nan] * 25, "finite"),
+        ([1e6] * 25, D, [2.0] * 25, "vary both"),
+    ],
+)
+def test_too_little_to_fit_is_refused_with_what_to_do(n, d, loss, says):
+    with pytest.raises(ValueError, match=says):
+        fit(n, d, loss)
