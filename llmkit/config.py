@@ -36,8 +36,8 @@ class RopeScaling:
     def __post_init__(self):
         if self.kind not in ("linear", "ntk", "yarn", "llama3"):
             raise ValueError(f"rope_scaling kind must be linear, ntk, yarn or llama3, not {self.kind!r}")
-        if not 1 <= self.factor < math.inf:
-            raise ValueError(f"rope_scaling factor must be at least 1 (longer texts than in training): {self.factor}")
+        if not (_is_positive(self.factor) and self.factor >= 1):
+            raise ValueError(f"rope_scaling factor must be at least 1 (longer texts than in training): {self.factor!r}")
         by_parts = self.kind in ("yarn", "llama3")
         if by_parts and not (_is_whole(self.original_context) and self.original_context >= 1):
             raise ValueError(
@@ -46,10 +46,11 @@ class RopeScaling:
             )
         if by_parts and self.beta_fast is None:
             object.__setattr__(self, "beta_fast", {"yarn": 32.0, "llama3": 4.0}[self.kind])
-        if by_parts and not 0 < self.beta_slow < self.beta_fast:
-            raise ValueError(f"beta_slow ({self.beta_slow}) must be above 0 and below beta_fast ({self.beta_fast})")
-        if self.attention_factor is not None and (self.kind != "yarn" or not self.attention_factor > 0):
-            raise ValueError(f"attention_factor ({self.attention_factor}) is for yarn, and above 0")
+        betas = self.beta_slow, self.beta_fast
+        if by_parts and not (all(map(_is_positive, betas)) and self.beta_slow < self.beta_fast):
+            raise ValueError(f"beta_slow ({self.beta_slow!r}) must be above 0 and below beta_fast ({self.beta_fast!r})")
+        if self.attention_factor is not None and (self.kind != "yarn" or not _is_positive(self.attention_factor)):
+            raise ValueError(f"attention_factor ({self.attention_factor!r}) is for yarn, and above 0")
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,9 @@ class ModelConfig:
                 f"n_head ({self.n_head}) must be a multiple of n_kv_head ({self.n_kv_head}): "
                 "each key/value head serves the same number of query heads"
             )
-        if not self.rope_theta > 0 or not self.norm_eps > 0:
-            raise ValueError(f"rope_theta ({self.rope_theta}) and norm_eps ({self.norm_eps}) must be above 0")
+        for name in ("rope_theta", "norm_eps"):
+            if not _is_positive(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number above 0, not {getattr(self, name)!r}")
         self._check_positions()
 
     def _check_positions(self):
@@ -136,6 +138,10 @@ def _build(cls, values: dict, what: str):
 
 def _is_whole(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_positive(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _check_count(name: str, value):

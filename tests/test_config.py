@@ -60,7 +60,13 @@ def test_overrides_replace_fields_and_unknown_ones_are_named():
 @pytest.mark.parametrize(
     "field, value",
     [("n_layer", 0), ("d_model", -8), ("vocab_size", 12.0), ("n_head", True), ("n_kv_head", 3), ("head_dim", 15)]
-    + [("rope_theta", 0.0), ("norm_eps", -1e-6), ("norm_eps", float("nan"))]
+    + [
+        ("rope_theta", 0.0),
+        ("norm_eps", -1e-6),
+        ("norm_eps", float("nan")),
+        ("rope_theta", "10000"),
+        ("norm_eps", None),
+    ]
     + [("norm", "layernorm"), ("mlp", None), ("positions", "rotary"), ("positions", ["rope"])]
     + [("bias", 1), ("qk_norm", "no"), ("tie_embeddings", None)]
     + [("sliding_window", 0), ("sliding_window", 4.5), ("sliding_window", True), ("rope_scaling", 4.0)],
@@ -95,6 +101,8 @@ def test_what_only_rope_needs_is_asked_of_rope_alone():
         (dict(kind="linear", factor=0.5), "at least 1"),
         (dict(kind="linear", factor=float("nan")), "at least 1"),
         (dict(kind="linear", factor=float("inf")), "at least 1"),
+        (dict(kind="linear", factor="4"), "at least 1"),
+        (dict(kind="yarn", factor=2.0, original_context=64, beta_slow=None), "beta_slow .None. must be"),
         (dict(kind="yarn", factor=2.0), "needs original_context"),
         (dict(kind="llama3", factor=2.0, original_context=0), "needs original_context"),
         (dict(kind="yarn", factor=2.0, original_context=64, beta_fast=1.0), "beta_slow .1.0. must be"),
