@@ -19,7 +19,8 @@ USAGE = """usage: python -m course [COMMAND]
   doctor          check this machine and say what to do
   status          show the environment, your lessons, progress and checkpoints
   update          bring new versions of the lessons (after git pull); edited ones are kept
-  reset LESSON    restore a lesson; your edited copy is kept beside it"""
+  reset LESSON    restore a lesson; your edited copy is kept beside it
+  links           make the lessons open from your fork: links --repo owner/name"""
 
 
 def main(arguments: list[str]) -> int:
@@ -63,6 +64,12 @@ def test(arguments: list[str]) -> int:
     env = Environment()
     environment.ensure_tests(env)
     return subprocess.call([str(env.python), "-m", "course.testing", *arguments], env=env.variables(), cwd=REPO)
+
+
+def links(arguments: list[str]) -> int:
+    env = Environment()
+    environment.ensure(env)
+    return subprocess.call([str(env.python), "-m", "course.links", *arguments], env=env.variables(), cwd=REPO)
 
 
 def doctor(arguments: list[str]) -> int:
@@ -111,7 +118,9 @@ def _progress() -> list[str]:
         return [f"{error}; delete it, or restore a copy"]
 
 
-COMMANDS = {"start": start, "test": test, "doctor": doctor, "status": status, "update": update, "reset": reset}
+COMMANDS = {
+    "start": start, "test": test, "doctor": doctor, "status": status, "update": update, "reset": reset, "links": links,
+}
 STATES = {
     "absent": "not handed out yet",
     "current": "current",

@@ -1,0 +1,78 @@
+"""Where a lesson opens with one click: the line under its title, and the cell that fetches the course on Colab.
+
+    python -m course links                      write them, for the repository that syllabus.toml names
+    python -m course links --repo owner/name    for a fork: syllabus.toml first, then all lessons
+
+Links, not badges: a badge is a picture from somebody else's server, asked for whenever the lesson opens, offline too.
+"""
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+
+from course import clean, syllabus
+
+LESSONS = Path(__file__).resolve().parent.parent / "lessons"
+LINE = re.compile(r"^Open this lesson .*\n\n", re.MULTILINE)
+UNDER = re.compile(r"^(\*About .*\n\n)", re.MULTILINE)
+TAG = "colab"
+FETCH = """import importlib.util, subprocess, sys  # on Colab this fetches the course; elsewhere it does nothing
+
+if importlib.util.find_spec("course") is None:
+    repository = "https://github.com/{repository}"
+    subprocess.run(["git", "clone", "--quiet", "--depth=1", repository, "/content/course"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "resvg-py"], check=True)
+    sys.path.insert(0, "/content/course")"""
+
+
+def line(name: str, repository: str) -> str:
+    """The Markdown that opens lesson `name` elsewhere."""
+    colab = f"https://colab.research.google.com/github/{repository}/blob/main/lessons/{name}.ipynb"
+    binder = f"https://mybinder.org/v2/gh/{repository}/main?urlpath=lab/tree/lessons/{name}.ipynb"
+    return f"Open this lesson in [Colab]({colab}) or on [Binder]({binder}).\n\n"
+
+
+def linked(notebook, name: str, repository: str):
+    """The notebook with its line and its cell for `repository`; what it had before of either is replaced.
+
+    ValueError if its first cell has no line "*About … minutes*" for the links to stand under.
+    """
+    title, *rest = notebook.cells
+    text = LINE.sub("", title.source)
+    if not UNDER.search(text):
+        raise ValueError(f'{name}: the first cell needs a line "*About … minutes …*", under which the links stand')
+    text = UNDER.sub(lambda found: found[1] + line(name, repository), text, count=1)
+    title = nbformat.v4.new_markdown_cell(text, metadata=title.metadata)
+    fetch = nbformat.v4.new_code_cell(FETCH.format(repository=repository), metadata={"tags": [TAG]})
+    rest = [cell for cell in rest if TAG not in cell.metadata.get("tags", ())]
+    return clean.clean(nbformat.v4.new_notebook(cells=[title, fetch, *rest], metadata=notebook.metadata))
+
+
+def renamed(text: str, repository: str) -> str:
+    """syllabus.toml's text with another repository. ValueError unless it is owner/name."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ValueError(f"{repository!r} is no repository; write owner/name, as in --repo octo/llm-course")
+    return re.sub(r'^repository = ".*"$', f'repository = "{repository}"', text, count=1, flags=re.MULTILINE)
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m course links", description=__doc__.split("\n")[0])
+    parser.add_argument("--repo", help="owner/name, for a fork")
+    repo = parser.parse_args(argv).repo
+    try:
+        if repo is not None:
+            syllabus.FILE.write_text(renamed(syllabus.FILE.read_text(encoding="utf-8"), repo), encoding="utf-8")
+        for path in sorted(LESSONS.glob("*.ipynb")):
+            notebook = linked(nbformat.read(path, as_version=4), path.stem, syllabus.repository())
+            path.write_text(clean.dumps(notebook), encoding="utf-8", newline="\n")
+    except ValueError as error:
+        print(f"course: {error}", file=sys.stderr)
+        return 1
+    print(f"the lessons open from {syllabus.repository()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""links: every lesson carries its line and its fetching cell for the repository that the syllabus names."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from course import clean, links, syllabus
+
+LESSONS = sorted((Path(__file__).resolve().parent.parent / "lessons").glob("*.ipynb"))
+
+
+def notebook():
+    title = "# 07 · Why?\n\n*About 60 minutes. Before it: 06.*\n\nYou will see."
+    return clean.clean(new_notebook(cells=[new_markdown_cell(title), new_code_cell("1 + 1")]))
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lessons_links_lead_to_the_syllabus_repository(path):
+    text = path.read_text(encoding="utf-8")
+    lesson = links.linked(nbformat.reads(text, as_version=4), path.stem, syllabus.repository())
+    assert clean.dumps(lesson) == text, "python -m course links writes them"
+
+
+def test_links_stand_under_the_minutes_and_are_replaced_not_repeated():
+    once = links.linked(notebook(), "07_why", "octo/course")
+    moved = links.linked(once, "07_why", "hexa/fork")
+    assert once.cells[0].source.split("\n\n")[2].startswith("Open this lesson in [Colab](https://colab.research.google")
+    assert "octo/course/blob/main/lessons/07_why.ipynb" in once.cells[0].source
+    assert "octo" not in clean.dumps(moved) and len(moved.cells) == 3
+    assert links.linked(moved, "07_why", "octo/course") == once
+
+
+def test_a_lesson_without_its_minutes_is_refused():
+    with pytest.raises(ValueError, match="needs a line"):
+        links.linked(new_notebook(cells=[new_markdown_cell("# 07")]), "07", "octo/course")
+
+
+def test_the_fetching_cell_does_nothing_where_the_course_is():
+    code = links.FETCH.format(repository="nobody/nothing")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parent.parent)
+
+
+def test_a_fork_renames_the_syllabus_and_nonsense_is_refused():
+    text = syllabus.FILE.read_text(encoding="utf-8")
+    assert links.renamed(text, "hexa/fork").count('repository = "hexa/fork"') == 1
+    with pytest.raises(ValueError, match="owner/name"):
+        links.renamed(text, "https://example.org/x")
