@@ -55,11 +55,11 @@ class Attribution:
 
 @dataclass(frozen=True)
 class HeadScores:
-    """Average attention weights (L, H) on repeated random tokens, each between 0 and 1."""
+    """Average attention weights (L, H), each between 0 and 1; the last two of tokens that occurred before."""
 
     previous_token: Tensor  # on the token before
-    same_token: Tensor  # on the earlier copy of the token itself
-    induction: Tensor  # on the token that followed the earlier copy, which is the one to come (arXiv 2209.11895)
+    same_token: Tensor  # on earlier copies of the token itself
+    induction: Tensor  # on what followed the earlier copies, and so may follow again (arXiv 2209.11895)
 
 
 @contextmanager
@@ -151,25 +151,22 @@ def attribution(model: Transformer, idx: Tensor, position: int, token: int | Ten
     With the final norm's scale frozen, the logit is u . x + constant: each part's share is u . what it wrote, zero if
     it is `ablated`. Two tokens' attributions can be subtracted: the shares of the difference between their logits.
     """
-    acts, c = capture(model, idx), model.config
-    if not -idx.shape[1] <= position < idx.shape[1]:
-        raise ValueError(f"position {position} is outside a text of {idx.shape[1]} tokens")
-    token = torch.as_tensor(token, device=idx.device).expand(len(idx))  # (B,)
-    if token.min() < 0 or token.max() >= c.vocab_size:
-        raise ValueError(f"token must be 0 .. {c.vocab_size - 1}, not {token.tolist()}")
+    acts, c, (B, T) = capture(model, idx), model.config, idx.shape
+    token = torch.as_tensor(token, device=idx.device).expand(B)  # (B,)
+    if not -T <= position < T or token.min() < 0 or token.max() >= c.vocab_size:
+        raise ValueError(f"no position {position} in {T} tokens, or no token {token.tolist()} in {c.vocab_size}")
     u, constant = _reading(model, acts.resid[-1, :, position], token)  # (B, C), (B,)
     heads, bias = [], constant
-    for layer, block in enumerate(model.blocks):
-        through = (u @ block.attn.out.weight).unflatten(-1, (c.n_head, -1))  # (B, H, D): u as seen before the matrix
+    for layer, out in enumerate(block.attn.out for block in model.blocks):
+        through = (u @ out.weight).unflatten(-1, (c.n_head, -1))  # (B, H, D): u as seen before the matrix
         heads.append((through * acts.heads[layer, :, :, position]).sum(-1))  # (B, H)
-        if block.attn.out.bias is not None:
-            bias = bias + u @ block.attn.out.bias
+        bias = bias if out.bias is None else bias + u @ out.bias
     return Attribution(
         embedding=(u * acts.resid[0, :, position]).sum(-1),
         heads=torch.stack(heads, dim=1),
         mlps=(u * acts.mlps[:, :, position]).sum(-1).T,
         bias=bias,
-        logit=acts.logits[range(len(idx)), position, token],
+        logit=acts.logits[range(B), position, token],
     )
 
 
@@ -230,19 +227,16 @@ def patched(
         raise ValueError("the source was captured on a model of another shape: capture it on this one")
     for layer, position in resid + [(0, p) for p in positions]:
         if not (0 <= layer <= n_layer and 0 <= position < length):
-            raise ValueError(
-                f"the source has no layer {layer}, position {position}: 0 .. {n_layer}, 0 .. {length - 1} are there"
-            )
+            raise ValueError(f"the source has layers 0 .. {n_layer} and {length} tokens, not ({layer}, {position})")
 
     def begin(_, args, kwargs):
         nonlocal start
         idx, cache = args[0], args[1] if len(args) > 1 else kwargs.get("cache")
-        starts = {0} if cache is None else set(cache.lengths)
-        start = min(starts)
-        if len(starts) > 1 or rows not in (1, len(idx)) or start + idx.shape[1] < length:
+        start, *others = {0} if cache is None else set(cache.lengths)
+        if others or rows not in (1, len(idx)) or start + idx.shape[1] < length:
             raise ValueError(
-                f"a source of shape {(rows, length)} does not fit a run of {tuple(idx.shape)}: give it one row, or as "
-                "many, and no more tokens; a cache's rows must be of equal length"
+                f"a source of shape {(rows, length)} does not fit a run of {tuple(idx.shape)}, rows of equal length: "
+                "give it one row, or as many, and no more tokens"
             )
 
     def visit(place, layer, x):
@@ -270,18 +264,13 @@ def _chosen(model: Transformer, heads, mlps) -> tuple[list, list]:
     heads, mlps, c = list(heads), list(mlps), model.config
     for layer, head in heads + [(layer, 0) for layer in mlps]:
         if not (0 <= layer < c.n_layer and 0 <= head < c.n_head):
-            raise ValueError(
-                f"no layer {layer}, head {head}: a head is (layer, head) and an MLP its layer; "
-                f"layers are 0 .. {c.n_layer - 1}, heads 0 .. {c.n_head - 1}"
-            )
+            raise ValueError(f"no layer {layer}, head {head}: there are {c.n_layer} layers of {c.n_head} heads, from 0")
     return heads, mlps
 
 
 def repeated_tokens(n_ids: int, n: int, batch_size: int, start: int | None = None, generator=None) -> Tensor:
     """Rows of n distinct random ids below n_ids, written twice: (B, 2n), or (B, 1 + 2n) with the id `start` first.
-
-    Nothing in such a text can be foreseen but the second copy, and that only by looking back.
-    """
+    Nothing in such a text can be foreseen but the second copy, and that only by looking back."""
     if not 2 <= n <= n_ids:
         raise ValueError(f"n is {n}, but a row of distinct ids below {n_ids} has 2 .. {n_ids} of them")
     once = torch.stack([torch.randperm(n_ids, generator=generator)[:n] for _ in range(batch_size)])
@@ -289,12 +278,22 @@ def repeated_tokens(n_ids: int, n: int, batch_size: int, start: int | None = Non
     return torch.cat([first, once, once], dim=1)
 
 
-def head_scores(att: Tensor, n: int) -> HeadScores:
-    """Attention weights att (L, B, H, T, T) on `repeated_tokens` of n ids -> how much each head is of each kind."""
-    if att.dim() != 5 or n < 2 or att.shape[-1] < 2 * n:
-        raise ValueError(f"att must be (L, B, H, T, T) with T of at least 2 n = {2 * n}, not {tuple(att.shape)}")
+def head_scores(att: Tensor, idx: Tensor) -> HeadScores:
+    """Attention weights att (L, B, H, T, T) on texts idx (B, T) -> how much each head is of each kind.
 
-    def back(distance):  # average over the second copy of the weight on the token so many places back
-        return att.diagonal(-distance, dim1=-2, dim2=-1)[..., -n:].mean((1, -1))  # (L, H)
+    On `repeated_tokens` nothing but the kind itself can score. A model that knows one sort of text shows its heads on
+    that; there compare with evenly spread weights. The last two are NaN where no token occurs twice in a row.
+    """
+    if att.shape[1::2] != idx.shape:
+        raise ValueError(f"att must be (L, B, H, T, T) for idx (B, T) {tuple(idx.shape)}, not {tuple(att.shape)}")
+    same = (idx[:, :, None] == idx[:, None]).tril(-1)  # (B, T, S): the key is an earlier copy of the query
+    seen = same.any(-1)  # (B, T)
 
-    return HeadScores(previous_token=back(1), same_token=back(n), induction=back(n - 1))
+    def share(keys):  # of the weights of tokens seen before
+        return (att * keys[:, None]).sum(-1).transpose(2, 3)[:, seen].mean(1)  # (L, H)
+
+    return HeadScores(
+        previous_token=att.diagonal(-1, dim1=-2, dim2=-1).mean((1, 3)),
+        same_token=share(same),
+        induction=share(same.roll(1, -1).tril(-1)),
+    )

@@ -235,14 +235,17 @@ def test_nothing_stays_behind():
 @pytest.mark.parametrize(
     "use, message",
     [
-        (lambda net, source: activations.ablated(net, heads=[(3, 0)]), r"layer 3, head 0.*layers are 0 \.\. 2"),
+        (
+            lambda net, source: activations.ablated(net, heads=[(3, 0)]),
+            "layer 3, head 0: there are 3 layers of 4 heads",
+        ),
         (lambda net, source: activations.ablated(net, heads=[(0, -1)]), "head -1"),
         (lambda net, source: activations.ablated(net, mlps=[5]), "layer 5"),
         (lambda net, source: activations.ablated(net, value="mean"), "reference batch"),
         (lambda net, source: activations.ablated(net, value="zero", reference=ids()), "reference batch"),
         (lambda net, source: activations.ablated(net, value="median"), '"zero", or "mean"'),
-        (lambda net, source: activations.patched(net, source, mlps=[0], positions=[9]), "position 9"),
-        (lambda net, source: activations.patched(net, source, resid=[(4, 0)]), "layer 4"),
+        (lambda net, source: activations.patched(net, source, mlps=[0], positions=[9]), r"9 tokens, not \(0, 9\)"),
+        (lambda net, source: activations.patched(net, source, resid=[(4, 0)]), r"layers 0 .. 3 .* not \(4, 0\)"),
         (lambda net, source: activations.patched(model(n_layer=2), source), "another shape"),
     ],
 )
@@ -253,7 +256,9 @@ def test_a_wrong_place_is_named(use, message):
     assert hooks(net) == []
 
 
-@pytest.mark.parametrize("position, token, message", [(9, 0, "position 9"), (-10, 0, "position"), (0, 50, "0 .. 49")])
+@pytest.mark.parametrize(
+    "position, token, message", [(9, 0, "position 9"), (-10, 0, "position -10"), (0, 50, "50, 50. in 50")]
+)
 def test_a_wrong_reading_is_named(position, token, message):
     with pytest.raises(ValueError, match=message):
         activations.attribution(model(), ids(), position, token)
@@ -278,15 +283,29 @@ def test_repeated_tokens_are_distinct_and_twice():
 
 def test_each_kind_of_head_scores_one_on_its_own_kind():
     n, t = 6, 13
+    idx = activations.repeated_tokens(20, n, 2, start=20)
     att = torch.zeros(1, 2, 4, t, t)  # heads: previous token, same token, induction, uniform
     for head, back in enumerate((1, n, n - 1)):
         for query in range(t):
             att[0, :, head, query, max(query - back, 0)] = 1.0
     att[0, :, 3] = causal_mask(t) / torch.arange(1, t + 1)[:, None]
-    scores = activations.head_scores(att, n)
+    scores = activations.head_scores(att, idx)
     uniform = (1 / torch.arange(8, 14)).mean()
-    close(scores.previous_token, torch.tensor([[1.0, 0, 0, uniform]]))
+    close(scores.previous_token[0, [0, 3]], torch.tensor([1.0, (1 / torch.arange(2, 14)).mean()]))
     close(scores.same_token, torch.tensor([[0, 1.0, 0, uniform]]))
     close(scores.induction, torch.tensor([[0, 0, 1.0, uniform]]))
-    with pytest.raises(ValueError, match="at least 2 n = 14"):
-        activations.head_scores(att, 7)
+
+
+def test_scores_on_a_text_by_hand():
+    idx = torch.tensor([[5, 7, 5, 5]])  # the third token was seen once, before 7; the fourth twice, before 7 and 5
+    att = torch.tensor([[1.0, 0, 0, 0], [0.6, 0.4, 0, 0], [0.1, 0.7, 0.2, 0], [0.1, 0.2, 0.3, 0.4]])[None, None, None]
+    scores = activations.head_scores(att, idx)
+    close(scores.previous_token, torch.tensor([[(0.6 + 0.7 + 0.3) / 3]]))
+    close(scores.same_token, torch.tensor([[(0.1 + 0.4) / 2]]))
+    close(scores.induction, torch.tensor([[(0.7 + 0.2) / 2]]))
+
+
+@pytest.mark.parametrize("idx, message", [([[1, 2, 3, 1]], "att must be")])
+def test_scores_need_the_texts_of_the_weights(idx, message):
+    with pytest.raises(ValueError, match=message):
+        activations.head_scores(torch.ones(2, 1, 4, 3, 3), torch.tensor(idx))

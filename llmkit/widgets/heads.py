@@ -84,7 +84,7 @@ def measure(model: Transformer, tokenizer: Tokenizer, batch_size: int = 4) -> di
     n_ids = min(tokenizer.eos_id, model.config.vocab_size)
     idx = activations.repeated_tokens(n_ids, n, batch_size, start=tokenizer.eos_id, generator=generator)
     att = activations.capture(model, idx.to(model.tok_emb.weight.device)).att
-    scores = activations.head_scores(att, n)
+    scores = activations.head_scores(att, idx.to(att.device))
     kinds = {"previous": scores.previous_token, "same": scores.same_token, "induction": scores.induction}
     return {kind: score.float().cpu().numpy() for kind, score in kinds.items()}
 
