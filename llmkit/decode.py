@@ -42,7 +42,7 @@ def decoder(model, batch_size: int):
 
 
 class Decoder:
-    """Views of a model's weights, in the order of their use; nothing is copied but norms and tables of angles."""
+    """Views of a model's weights, in the order of their use; nothing is copied but the small QK-norm weights."""
 
     def __init__(self, model: Transformer):
         self.model, c = model, model.config
@@ -67,9 +67,8 @@ class Decoder:
             ]
             scales = [block.attn.qk_weight() for block in model.blocks] if c.qk_norm else [torch.ones(1, 1)]
             # RoPE(n * w) = n * (w cos) + swap(n) * (swap(w) sin): QK-norm's weight w goes into the angles
-            scale = torch.stack(scales).expand(c.n_layer, -1, -1)  # (L, H + K or 1, D or 1)
-            self.cos = scale * model.pos_emb.cos[:, None, None]  # (S, L, H + K or 1, D)
-            self.sin = scale.roll(c.head_dim // 2, -1) * model.pos_emb.sin[:, None, None]
+            self.qk_scale = torch.stack(scales).expand(c.n_layer, -1, -1)  # (L, H + K or 1, D or 1)
+            self.qk_scale_swapped = self.qk_scale.roll(c.head_dim // 2, -1)
 
     def __call__(self, idx, cache):
         """idx (1, 1), the text's next token -> logits (1, 1, V)."""
@@ -83,7 +82,8 @@ class Decoder:
         new = cache.kv.select(3, slot).unbind()  # 2L x (1, K, D): where this token's keys and values go
         kept = cache.kv.narrow(3, 0, slot + 1).unbind()  # 2L x (1, K, S, D): those of the text, this token's included
         x = self.model.tok_emb.weight[token]  # (C,)
-        cos, sin = self.cos[slot].unbind(), self.sin[slot].unbind()  # L x (H + K or 1, D)
+        cos = (self.qk_scale * self.model.pos_emb.cos[slot]).unbind()  # L x (H + K or 1, D)
+        sin = (self.qk_scale_swapped * self.model.pos_emb.sin[slot]).unbind()
         for layer, (norm1, qkv, out, norm2, gate_up, down) in enumerate(self.layers):
             heads = self._product(qkv, self._rms_norm(x, norm1)).sum(0).view(-1, self.head_dim)  # (H + 2K, D)
             qk = heads[: self.n_qk]
