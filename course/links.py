@@ -18,7 +18,9 @@ LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 LINE = re.compile(r"^Open this lesson .*\n\n", re.MULTILINE)
 UNDER = re.compile(r"^(\*About .*\n\n)", re.MULTILINE)
 TAG = "colab"
-FETCH = """import importlib.util, subprocess, sys  # on Colab this fetches the course; elsewhere it does nothing
+FETCH = """import importlib.util  # on Colab this cell fetches the course; elsewhere it does nothing
+import subprocess
+import sys
 
 if importlib.util.find_spec("course") is None:
     repository = "https://github.com/{repository}"
