@@ -14,6 +14,7 @@ from llmkit.widgets.heads import LOOKED_AT, LOOKS, Heads, capture, head_grid, me
 from llmkit.widgets.heads import draw as draw_heads
 from llmkit.widgets.lens import FIRST, FOLLOWS, TRUE, Reading, logit_lens
 from llmkit.widgets.lens import draw as draw_lens
+from llmkit.widgets.walkthrough import Journey, walkthrough
 
 PROMPT = "Mira gave the red kite to"
 
@@ -199,3 +200,40 @@ def test_the_truth_stands_beside_the_lens(model, tokenizer):
     assert_harmless(frame)
     frame.controls["prompt"].value = "q " * 60
     assert "there is room for 64" in frame.said
+
+
+# ---- token to logits ----
+
+def test_every_stop_follows_from_those_before_it(model, tokenizer):
+    journey, token = Journey(model, tokenizer, PROMPT), 4
+    stops = journey.stops(token)
+    assert [stop.stage for stop in stops[1:3]] == ["start", "layer 0"] and len(stops) == 2 + 11 * 4 + 3
+    torch.testing.assert_close(stops[1].values, model.tok_emb.weight[journey.ids[token]].detach())
+    with torch.no_grad():
+        torch.testing.assert_close(stops[-1].values, model(journey.acts.idx)[0, token].softmax(-1))
+        torch.testing.assert_close(stops[-3].values, model.norm_f(stops[-4].values))
+    for layer in range(4):
+        normed, q, k, v, att, heads, wrote, middle, normed2, mlp, after = (
+            stop.values for stop in stops[2 + 11 * layer : 13 + 11 * layer])
+        before = stops[1 + 11 * layer].values
+        torch.testing.assert_close(middle, before + wrote)
+        torch.testing.assert_close(after, middle + mlp)
+        torch.testing.assert_close(att.sum(-1), torch.ones(4))
+        assert q.shape == heads.shape == (4, 16) and k.shape == v.shape == (2, 16)
+
+
+def test_a_token_is_stepped_through_the_model(model, tokenizer):
+    frame = walkthrough(model, tokenizer, PROMPT)
+    n = len(tokenizer.encode(PROMPT)) + 1
+    assert f"Step 1 of 48: start, x = tok_emb[idx], shape (B, T, C) = (1, {n}, 64)." in frame.said
+    frame.controls["step"].value = 6
+    assert f"softmax(q kᵀ / √D), shape (B, H, T, S) = (1, 4, {n}, {n}). Head" in frame.said
+    assert_harmless(frame)
+    assert_bundle(frame)
+    frame.controls["step"].value = 48
+    probs = Journey(model, tokenizer, PROMPT).stops(n - 1)[-1].values
+    assert f"{float(probs.max()):.3f}" in texts(frame.svg) and "probabilities" in texts(frame.svg)
+    frame.controls["prompt"].value = HOSTILE[:24]
+    assert_harmless(frame)
+    frame.controls["prompt"].value = "q " * 60
+    assert "there is room for 48" in frame.said
