@@ -24,6 +24,7 @@ from llmkit.hf_config import read_config, write_config
 from llmkit.hf_tokenizer import FILES as TOKENIZER_FILES
 from llmkit.hf_tokenizer import HFTokenizer, read_tokenizer, tokenizer_files
 from llmkit.model import Transformer
+from llmkit.positions import position_embedding
 from llmkit.tokenizer import Tokenizer
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -73,17 +74,20 @@ def load_hf(path_or_repo: str | Path) -> tuple[Transformer, Tokenizer | HFTokeni
         tokenizer = read_tokenizer(folder, eos_id[0] if isinstance(eos_id, list) and eos_id else eos_id)
         _check_ids(tokenizer, config)
         stored = _stored(folder, family, config.tie_embeddings)
-        with torch.device("meta"):  # shapes without memory
-            _check(_cut(family, config, weights_of(Transformer(config))), stored)
+        with torch.device("meta"):  # shapes without memory: no weights are drawn only to be overwritten
+            model = Transformer(config)
+        _check(_cut(family, config, weights_of(model)), stored)
     except CheckpointError as error:
         raise CheckpointError(f"cannot load {folder}: {error}") from None
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten: leave the caller's seed alone
-        model = Transformer(config)
-    with torch.no_grad():
-        for name, part in _cut(family, config, weights_of(model)).items():
-            path, key, *_ = stored[name]
-            with safe_open(path, framework="pt") as file:
-                part.copy_(file.get_tensor(key))
+    model.pos_emb = position_embedding(config)  # RoPE's tables are in no file
+    weights = {name: torch.empty_like(weight, device="cpu") for name, weight in weights_of(model).items()}
+    for name, part in _cut(family, config, weights).items():
+        path, key, *_ = stored[name]
+        with safe_open(path, framework="pt") as file:
+            part.copy_(file.get_tensor(key))
+    model.load_state_dict(weights, strict=False, assign=True)
+    if config.tie_embeddings:
+        model.lm_head.weight = model.tok_emb.weight
     return model.eval(), tokenizer
 
 

@@ -66,6 +66,15 @@ def test_there_and_back(tmp_path, tokenizer, variant):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize("variant", [{}, dict(tie_embeddings=False), GPT2])
+def test_what_is_loaded_is_a_model_like_any_other(tmp_path, variant):
+    net, folder = saved(tmp_path, **variant)
+    again, _ = hf.load_hf(folder)
+    assert [name for name, _ in again.named_parameters()] == [name for name, _ in net.named_parameters()]
+    for a, b in zip([*net.parameters(), *net.buffers()], [*again.parameters(), *again.buffers()], strict=True):
+        assert torch.equal(a, b) and a.stride() == b.stride() and a.requires_grad == b.requires_grad
+
+
 def test_loading_leaves_the_seed_alone(tmp_path):
     _, folder = saved(tmp_path)
     torch.manual_seed(5)
