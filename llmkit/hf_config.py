@@ -65,8 +65,8 @@ def read_config(values: dict) -> tuple[str, ModelConfig]:
     for name, allowed in REQUIRED[family].items():
         if values.get(name, allowed[0]) not in allowed:
             raise CheckpointError(f"{family} with {name} {values[name]!r} is not read here, only with {allowed[0]!r}")
-    values = {**_silent(family, values), **{name: value for name, value in values.items() if value is not None}}
     try:
+        values = _silent(family, values) | {name: value for name, value in values.items() if value is not None}
         fields = {ours: values[theirs] for ours, theirs in FIELDS[family].items()}
         fields |= SWITCHES[family]
         if family == "gpt2":
@@ -80,7 +80,7 @@ def read_config(values: dict) -> tuple[str, ModelConfig]:
         return family, ModelConfig(**fields)
     except KeyError as error:
         raise CheckpointError(f"{error.args[0]} is missing") from None
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(str(error)) from None
 
 
@@ -117,7 +117,8 @@ def _read_rope(values: dict) -> tuple[float, RopeScaling | None]:
     theta = float(rope.get("rope_theta", values.get("rope_theta", 10_000.0)))
     kind = rope.get("rope_type", rope.get("type", "default"))
     trained = rope.get("original_max_position_embeddings", values["max_position_embeddings"])
-    if kind not in ("default", "linear", "yarn", "llama3") or rope.get("truncate", True) is not True:
+    by_layer = any(isinstance(value, dict) for value in rope.values())
+    if kind not in ("default", "linear", "yarn", "llama3") or rope.get("truncate", True) is not True or by_layer:
         raise ValueError(f"RoPE of the type {kind!r}, {rope}, is not read here")
     if rope.get("partial_rotary_factor", values.get("partial_rotary_factor", 1.0)) != 1.0:
         raise ValueError("RoPE on a part of each head (partial_rotary_factor) is not read here")

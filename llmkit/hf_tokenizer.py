@@ -112,8 +112,8 @@ def read_tokenizer(folder: Path, eos_id: int | None = None) -> Tokenizer | HFTok
                 "AutoTokenizer and save_pretrained it, which writes one"
             )
         return None
-    files = {name: (folder / name).read_text(encoding="utf-8") for name in FILES if (folder / name).exists()}
     try:
+        files = {name: (folder / name).read_text(encoding="utf-8") for name in FILES if (folder / name).exists()}
         data, about = json.loads(files[FILES[0]]), json.loads(files.get(FILES[1], "{}"))
         added = {token["content"]: token["id"] for token in data.get("added_tokens") or []}
         eos = about.get("eos_token")
@@ -124,7 +124,7 @@ def read_tokenizer(folder: Path, eos_id: int | None = None) -> Tokenizer | HFTok
         )
     except CheckpointError as error:
         raise CheckpointError(f"{folder / FILES[0]} {error}: only byte-level BPE is read here") from None
-    except (KeyError, TypeError, ValueError, AttributeError, regex.error) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, regex.error) as error:
         raise CheckpointError(f"{folder / FILES[0]} is damaged, or no tokenizer file ({error!r:.100})") from None
 
 

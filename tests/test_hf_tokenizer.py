@@ -120,3 +120,6 @@ def test_what_is_no_byte_level_bpe_is_named(tmp_path, spoil, message):
 def test_a_broken_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="tokenizer.json is damaged"):
         read(tmp_path, "{")
+    (tmp_path / "tokenizer.json").write_bytes(b"\xff")
+    with pytest.raises(CheckpointError, match="tokenizer.json is damaged"):
+        read_tokenizer(tmp_path)
