@@ -16,6 +16,4 @@ def test_embedding_rows_tells_read_from_unread():
     axes = tokenization.embedding_rows([5, 0, 0], [0.2, 1.0, 0.9]).axes[0]
     read, unread = axes.collections
     assert read.get_offsets().tolist() == [[5, 0.2]] and unread.get_offsets().tolist() == [[0, 1.0], [0, 0.9]]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "read in training: 1 ids", "never read: 2 ids",
-    ]  # fmt: skip
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["read: 1 ids", "never read: 2 ids"]

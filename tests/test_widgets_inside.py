@@ -7,7 +7,9 @@ import torch
 from widget_checks import HOSTILE, assert_bundle, assert_harmless, random_model, texts, town, town_tokenizer
 
 from llmkit import activations
+from llmkit.config import preset
 from llmkit.logprobs import token_logprobs
+from llmkit.model import Transformer
 from llmkit.widgets import attention, tokens
 from llmkit.widgets.attention import Cell, attention_cell, weigh
 from llmkit.widgets.heads import LOOKED_AT, LOOKS, Heads, capture, head_grid, measure
@@ -182,7 +184,7 @@ def test_rank_and_shares_are_told(model, tokenizer):
     total, *shares = map(float, re.search(
         r"logit (-?[\d.]+) = embedding (-?[\d.]+) \+ heads (-?[\d.]+) \+ MLPs (-?[\d.]+)\.", picture.said).groups())
     assert sum(shares) == pytest.approx(total, abs=0.021)
-    assert {"likeliest here", "truth unknown", "sum = the logit", "layer 3"} <= set(texts(picture.svg))
+    assert {"likeliest here", "no truth", "sum = the logit", "layer 3"} <= set(texts(picture.svg))
 
 
 def test_the_truth_stands_beside_the_lens(model, tokenizer):
@@ -196,7 +198,7 @@ def test_the_truth_stands_beside_the_lens(model, tokenizer):
     assert_harmless(frame)
     assert_bundle(frame)
     frame.controls["prompt"].value = HOSTILE[:24]
-    assert "truth unknown" in texts(frame.svg)
+    assert "no truth" in texts(frame.svg)
     assert_harmless(frame)
     frame.controls["prompt"].value = "q " * 60
     assert "there is room for 64" in frame.said
@@ -237,3 +239,30 @@ def test_a_token_is_stepped_through_the_model(model, tokenizer):
     assert_harmless(frame)
     frame.controls["prompt"].value = "q " * 60
     assert "there is room for 48" in frame.said
+
+
+# ---- any model ----
+
+@pytest.mark.parametrize("switches", [
+    dict(norm="layer", mlp="gelu", bias=True, positions="learned", qk_norm=False, n_kv_head=4),  # GPT-2's
+    dict(positions="alibi", sliding_window=6, tie_embeddings=False),
+], ids=["gpt2", "alibi"])
+def test_the_widgets_look_into_other_architectures(switches, tokenizer):
+    torch.manual_seed(0)
+    model = Transformer(preset("nano", vocab_size=400, **switches)).eval()
+    att = activations.capture(model, ids_of(tokenizer, PROMPT)).att[:, 0]
+    np.testing.assert_allclose(capture(model, tokenizer, PROMPT, {}).att, att.numpy())
+    assert "Its habits: previous" in head_grid(model, tokenizer, PROMPT).said
+    stops = Journey(model, tokenizer, PROMPT).stops(3)
+    with torch.no_grad():
+        torch.testing.assert_close(stops[-1].values, model(ids_of(tokenizer, PROMPT))[0, 3].softmax(-1))
+        torch.testing.assert_close(stops[12].values, stops[1].values + stops[8].values + stops[11].values)
+    said = logit_lens(model, tokenizer, PROMPT).said
+    total, *shares = map(float, re.findall(r"-?\d+\.\d\d", said.split("Its logit ")[1]))
+    assert sum(shares) == pytest.approx(total, abs=0.03)
+
+
+def test_a_cell_refuses_scores_that_it_cannot_show(tokenizer):
+    model = Transformer(preset("nano", vocab_size=400, positions="alibi"))
+    with pytest.raises(ValueError, match="scores are not q · k alone"):
+        attention.capture(model, tokenizer, PROMPT, 0, 0)

@@ -130,7 +130,7 @@ def top_tokens(reading: Reading, position: int, layer: int) -> list[str]:
     probs, truth = reading.probs[layer, position], reading.truth(position)
     top = probs.topk(min(N_TOP, len(probs))).indices.tolist()
     parts = [svg.text(0, 0, "likeliest here", font_weight="bold"), svg.text(110, 0, "lens", font_weight="bold")]
-    parts.append(svg.text(196, 0, "truth" if truth is not None else "truth unknown", font_weight="bold"))
+    parts.append(svg.text(196, 0, "truth" if truth is not None else "no truth", font_weight="bold"))
     for row, (i, label) in enumerate(zip(top, labels(reading.tokenizer, top), strict=True)):
         y = 10 + 20 * row
         parts.append(svg.text(100, y + 13, label, text_anchor="end", font_family=svg.MONO))

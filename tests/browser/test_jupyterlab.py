@@ -193,18 +193,25 @@ def test_this_check_sees_an_exception_and_a_page_that_calls_out(browser, server)
     assert seen.pictures == 0
 
 
-WIDGET = """
+MOVIE = """
 from llmkit.tokenizer import Tokenizer
 from llmkit.widgets.bpe import bpe_movie
 
 bpe_movie(Tokenizer.train(["the other mother bothers the father"], 269), "the brother")
 """
+CELL = """
+import torch
+from llmkit.widgets.attention import Cell, attention_cell
+
+q, k, v = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
+attention_cell(Cell(list("abcdef"), q, k, v, loss=lambda mask, scaling, softmax: 2.0 if mask else 0.5, floor=1.0))
+"""
 
 
 def test_a_widget_is_used_by_keyboard(browser, server):
-    notebook = with_canary(new_notebook(cells=[new_code_cell(WIDGET)]))
+    notebook = with_canary(new_notebook(cells=[new_code_cell(MOVIE), new_code_cell(CELL)]))
     with opened(browser, server, "widget.ipynb", notebook) as (page, left):
-        frame = page.locator(".llmkit-frame")
+        frame = page.locator(".llmkit-frame").first
         said, drawing = frame.locator(".llmkit-said"), frame.locator("svg[role=img]")
         slider = frame.locator("[role=slider]").first
         for key, last in (("Home", 0), ("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
@@ -221,5 +228,24 @@ def test_a_widget_is_used_by_keyboard(browser, server):
         page.keyboard.press("b")  # a shortcut of the notebook: it would add a cell below
         page.keyboard.press("End")
         wait_until(page, lambda: said.get_attribute("role") == "status", "live region")
+        attention_by_keyboard(page, page.locator(".llmkit-frame").nth(1))
         assert page.locator(".jp-Notebook .jp-Cell").count() == n_cells
         assert exceptions(page) == [] and left == []
+
+
+def attention_by_keyboard(page, frame):
+    """The attention cell: a query and a key by arrows, a switch by the space bar; its maps are pictures that load."""
+    said, (query, key) = frame.locator(".llmkit-said"), frame.locator("[role=slider]").all()
+    for slider, press, answer in ((query, "Home", "query: 5 → 0."), (query, "ArrowRight", "query: 0 → 1."),
+                                  (key, "End", "key: 0 → 5."), (key, "ArrowLeft", "key: 5 → 4.")):
+        slider.focus()
+        page.keyboard.press(press)
+        wait_until(page, lambda answer=answer: answer in said.inner_text(), answer)
+    assert "hidden by the mask" in said.inner_text()
+    mask = frame.get_by_label("mask", exact=True)
+    mask.focus()
+    page.keyboard.press("b")  # a letter on a focused control stays there
+    page.keyboard.press("Space")
+    wait_until(page, lambda: "the future leaks" in said.inner_text(), "answer to the switch")
+    loads = "all => Promise.all(all.map(one => { const i = new Image(); i.src = one.href.baseVal; return i.decode() }))"
+    assert len(frame.locator("svg image").evaluate_all(loads)) == 5  # rejects if one is damaged
