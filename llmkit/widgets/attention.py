@@ -61,11 +61,14 @@ def attention_cell(cell: Cell, query: int | None = None, key: int = 0) -> Frame:
 
 
 def capture(model: Transformer, tokenizer: Tokenizer, text: str, layer: int, head: int) -> Cell:
-    """A head of a model on a text, and what the model's loss on it becomes when that one head is changed."""
+    """A head of a model on a text, and what the model's loss on it becomes when that one head is changed. ValueError
+    for models whose scores are more than q · k (ALiBi, sliding windows)."""
     idx = torch.tensor([read(model, tokenizer, text, MAX_TOKENS)], device=model.tok_emb.weight.device)
     acts = activations.capture(model, idx)
     group = model.config.n_head // model.config.n_kv_head
     q, k, v = acts.q[layer, 0, head], acts.k[layer, 0, head // group], acts.v[layer, 0, head // group]  # (T, D) each
+    if not torch.allclose(weigh(q, k, True, True, True), acts.att[layer, 0, head], atol=1e-4):
+        raise ValueError("this model's scores are not q · k alone, and the cell shows nothing else: take one with RoPE")
 
     @torch.no_grad()
     def loss(mask, scaling, softmax):
