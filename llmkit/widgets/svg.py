@@ -123,11 +123,12 @@ def heat(x: float, y: float, width: float, height: float, values, colour: str, b
     """A matrix of numbers in -1 .. 1 as tinted cells: 15 steps of `colour` above zero, of `below` under it, none at 0.
 
     One small picture instead of a rectangle a cell, so a thousand cells cost a kilobyte and follow the page's colour.
+    Tints grow faster than numbers at first, so that small ones are seen on dark pages, too.
     """
     steps = np.rint(np.clip(np.nan_to_num(np.asarray(values, dtype=float)), -1, 1) * 15).astype(int)  # (rows, columns)
     cells = Image.fromarray(np.where(steps < 0, 15 - steps, steps).astype(np.uint8))
     cells.putpalette([*bytes.fromhex(colour[1:]) * 16, *bytes.fromhex(below[1:]) * 15])
-    shades = bytes(range(0, 256, 17))
+    shades = bytes(round(255 * (k / 15) ** 0.75) for k in range(16))
     png = io.BytesIO()
     cells.save(png, "PNG", transparency=shades + shades[1:])
     place = dict(x=float(x), y=float(y), width=float(width), height=float(height), preserveAspectRatio="none")
