@@ -34,12 +34,11 @@ def embedding_rows(counts: Sequence[int], similarity: Sequence[float]) -> Figure
     """A point for each id: how often it was read in training, and how its embedding resembles that of unread ids."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    for colour, label, chosen in (
-        (MODEL, "read in training", [i for i, n in enumerate(counts) if n]),
-        (TRUTH, "never read", [i for i, n in enumerate(counts) if not n]),
-    ):
+    read = [i for i, n in enumerate(counts) if n]
+    unread = [i for i, n in enumerate(counts) if not n]
+    for colour, size, label, chosen in ((MODEL, 14, "read", read), (TRUTH, 60, "never read", unread)):
         places = [counts[i] for i in chosen], [similarity[i] for i in chosen]
-        axes.scatter(*places, s=14, color=colour, alpha=0.5, label=f"{label}: {len(chosen)} ids")
+        axes.scatter(*places, s=size, color=colour, alpha=0.5, label=f"{label}: {len(chosen)} ids")
     axes.set_xscale("symlog", linthresh=1)
     axes.set(xlabel="times in the text (0 at the left, then logarithmic)", ylabel="cosine with unread bytes")
     axes.legend(frameon=False)
