@@ -25,7 +25,7 @@ from llmkit.widgets.tokens import labels, read, strip
 
 MAX_TOKENS, N_REPEATED = 48, 24
 WIDTH, GRID, TALL, LARGE = 800, 330, 420, 320  # the drawing, the grid and its height at most, the large map
-CAPTION, SMALLEST = 15, 50  # under a map of the grid that is at least so large
+CAPTION, SMALLEST = 15, 62  # under a map of the grid that is at least so wide
 LOOKS, LOOKED_AT = "where it looks", "who looks at it"
 
 
@@ -113,30 +113,30 @@ def draw(run: Heads, head: str, token: int, way: str) -> Picture:
 def grid(run: Heads, at: tuple[int, int]) -> tuple[list[str], float]:
     """(parts, height): layers down, heads across, one picture; a caption is the strongest habit and its score."""
     n_layer, n_head, n, _ = run.att.shape
-    size = min(GRID / n_head - 6, TALL / n_layer - 6 - CAPTION, 74.0)
-    captions = size >= SMALLEST
-    size = size if captions else min(GRID / n_head, TALL / n_layer) - 3
+    width, height = min(GRID / n_head - 6, 74.0), TALL / n_layer - 6 - CAPTION  # of a map
+    captions = width >= SMALLEST and height >= SMALLEST / 2
+    width, height = (width, min(width, height)) if captions else (min(GRID / n_head, TALL / n_layer) - 3,) * 2
     gap = 6 if captions else 3
     stride = max(1, round(n_layer * n_head * n * n / 100_000))  # of many heads, fewer cells each
     maps = run.att[:, :, ::stride, ::stride]
     n = maps.shape[-1]
-    wide, tall = (max(1, round(space * n / size)) for space in (gap, gap + CAPTION * captions))  # in cells
+    wide, tall = max(1, round(gap * n / width)), max(1, round((gap + CAPTION * captions) * n / height))  # in cells
     cells = np.zeros((n_layer * (n + tall), n_head * (n + wide)))
     for layer, head in np.ndindex(n_layer, n_head):
         cells[layer * (n + tall) :, head * (n + wide) :][:n, :n] = maps[layer, head]
-    scale = size / n
-    parts = [svg.heat(1, 16, scale * cells.shape[1], scale * cells.shape[0], cells, MODEL)]
+    across, down = width / n, height / n  # of a cell
+    parts = [svg.heat(1, 16, across * cells.shape[1], down * cells.shape[0], cells, MODEL)]
     parts.append(svg.text(0, 11, "all heads, layer.head" + ": strongest habit" * captions, font_size=11))
     frames, words = [], []
     for layer, head in np.ndindex(n_layer, n_head):
-        x, y = 1 + scale * (n + wide) * head, 16 + scale * (n + tall) * layer
+        x, y = 1 + across * (n + wide) * head, 16 + down * (n + tall) * layer
         chosen = (layer, head) == at
-        frames.append(svg.rect(x, y, size, size, "none", stroke=NEXT if chosen else "currentColor",
+        frames.append(svg.rect(x, y, width, height, "none", stroke=NEXT if chosen else "currentColor",
                                stroke_width=3 if chosen else 1, stroke_opacity=1 if chosen else 0.3))  # fmt: skip
         if captions:
             kind, score = max(((k, v[layer, head]) for k, v in run.habits.items()), key=lambda named: named[1])
-            words.append(svg.text(x, y + size + 11, f"{layer}.{head} {kind[:4]} {score:.2f}"))
-    return [*parts, svg.group(frames), svg.group(words, font_size=9)], scale * cells.shape[0]
+            words.append(svg.text(x, y + height + 11, f"{layer}.{head} {kind[:4]} {score:.2f}"))
+    return [*parts, svg.group(frames), svg.group(words, font_size=9)], down * cells.shape[0]
 
 
 def large(run: Heads, at: tuple[int, int], token: int, way: str) -> list[str]:

@@ -25,7 +25,7 @@ from llmkit.widgets import svg
 from llmkit.widgets.frame import Frame, Picture
 from llmkit.widgets.tokens import labels, read
 
-MAX_TOKENS, N_NEW, N_TOP = 64, 8, 3
+MAX_TOKENS, N_NEW, N_TOP = 64, 6, 3
 WIDTH, LEFT, COLUMN, ROW, SIDE = 820, 60, 44, 24, 380
 ZERO, MEAN, SECOND = "zero", "mean", "second prompt"
 ALL, DIFFER, LAST = "every token", "where the prompts differ", "the last token"
