@@ -218,3 +218,20 @@ def test_a_conversation_too_long_for_the_model_gets_a_sentence(model, tokenizer)
     box.controls["message"].value = "q"
     box.extra[0].click()
     assert box.said.startswith("nano: 60 tokens")  # the message that did not fit is not kept
+
+
+def test_a_new_conversation_forgets_the_answer_under_way(model, tokenizer):
+    async def use():
+        box = chat_box({"nano": (model, tokenizer)}, "Who?", max_new_tokens=100)
+        send, _, anew = box.extra
+        send.click()
+        while not send.disabled:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        anew.click()
+        while send.disabled:
+            await asyncio.sleep(0)
+        return box
+
+    box = asyncio.run(use())
+    assert box.said == "A new conversation. Press Send." and texts(box.svg) == ["nano"]

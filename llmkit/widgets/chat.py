@@ -62,7 +62,8 @@ def chat_box(
         """One token of each model a step; ends with both turns in the conversations."""
         state = frame.state
         names = chosen(state["checkpoint"], state.get("beside", NOBODY))
-        asked = {name: [*talks[name], {"role": "user", "content": state["message"]}] for name in dict.fromkeys(names)}
+        begun = {name: talks[name] for name in names}
+        asked = {name: [*talk, {"role": "user", "content": state["message"]}] for name, talk in begun.items()}
         run.stopped, send.disabled, stop.disabled = False, True, False
         try:
             drawn = time.monotonic()
@@ -75,8 +76,9 @@ def chat_box(
                     frame.show(draw(_with(asked, turns), "…"))
                     drawn = time.monotonic()
                 yield
-            talks.update(_with(asked, turns))
-            frame.show(draw({name: talks[name] for name in asked}, verdict(dict(zip(asked, turns, strict=True)))))
+            if all(talks[name] is talk for name, talk in begun.items()):  # else a new conversation has been begun
+                talks.update(_with(asked, turns))
+                frame.show(draw({name: talks[name] for name in asked}, verdict(dict(zip(asked, turns, strict=True)))))
         except Exception as error:  # such as a conversation that outgrows the context
             frame.explain(error)
         finally:
