@@ -216,9 +216,11 @@ def test_attention_moves_with_the_step():
     early, late = np.zeros((2, 3, 4, 4), dtype=int), np.zeros((2, 3, 4, 4), dtype=int)
     early[..., 0] = late[..., 0] = 100  # every head rests on the first token
     late[1, 2] = np.eye(4, k=-1) * 90  # later, one looks at the token before
-    shots = [Snapshot("a", (0.1, 0, 1), {"bio": 2.0}, a.tolist()) for a in (early, late)]
+    copying = [[0, 5, 0], [0, 0, 40]]
+    shots = [Snapshot("a", (0.1, 0, 1), {"bio": 2.0}, a.tolist(), c) for a, c in ((early, ()), (late, copying))]
     frame = training_scrubber(run(600, {100, 600}), shots, floor=0.55)
-    assert "Head 1.2 looks most at the token before, with 90% of its weight." in frame.said
+    assert "Head 1.2 looks most at the token before, with 90% of its weight; where a word comes back" in frame.said
+    assert frame.said.endswith("head 1.2 looks most at what followed it before: 40%.")
     assert "0.90" in texts(frame.svg) and frame.svg.count("<image") == 6
     assert_harmless(frame)
     assert_bundle(frame)
@@ -247,6 +249,10 @@ def test_the_scribe_keeps_what_the_scrubber_shows(model, tokenizer, world):
     assert shot.excess["story"] == numbers["excess/story"] > 1  # random weights
     attention, n = np.array(shot.attention), 1 + len(tokenizer.encode(PROBE))
     assert attention.shape == (4, 4, n, n) and abs(attention.sum(-1) - 100).max() <= n / 2
+    ids = [tokenizer.eos_id, *tokenizer.encode(PROBE)]
+    returns = [(t, max(s for s in range(t) if ids[s] == ids[t]) + 1) for t in range(n) if ids[t] in ids[:t]]
+    expected = np.mean([attention[..., t, s] for t, s in returns], axis=0)
+    assert abs(np.array(shot.copying) - expected).max() <= 1
 
 
 def test_lines_are_broken_at_spaces_and_no_longer_than_asked():

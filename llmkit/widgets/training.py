@@ -36,6 +36,7 @@ class Snapshot(NamedTuple):
     facts: tuple[float, float, float]  # share recalled, and its 95 % interval
     excess: dict[str, float]  # nats/token above the floor, by kind
     attention: Sequence = ()  # on PROBE, in hundredths: layers of heads of rows, a row for each query
+    copying: Sequence = ()  # (L, H), in hundredths: weight on what followed the earlier copy of a token that comes back
 
 
 class Scribe:
@@ -55,10 +56,18 @@ class Scribe:
         sample = evaluate.complete(model, self.tokenizer, [self.prompt], min(60, context - 20))[0]
         facts = evaluate.score(model, self.tokenizer, self.facts)
         excess = {k: evaluate.excess_loss(model, self.tokenizer, d).excess for k, d in self.documents.items() if d}
-        idx = torch.tensor([[self.tokenizer.eos_id, *self.tokenizer.encode(PROBE)]], device=model.tok_emb.weight.device)
-        attention = (100 * activations.capture(model, idx).att[:, 0]).round().int().tolist()  # (L, H, T, T)
-        self.snapshots.append(Snapshot(self.prompt + sample, (facts.value, facts.low, facts.high), excess, attention))
+        shares = (facts.value, facts.low, facts.high)
+        self.snapshots.append(Snapshot(self.prompt + sample, shares, excess, *self._attention(model)))
         return {"facts": facts.value, **{f"excess/{kind}": value for kind, value in excess.items()}}
+
+    def _attention(self, model) -> tuple[list, list]:
+        """Of every head on PROBE: where it looks (L, H, T, T), and how much it copies (L, H); in hundredths."""
+        ids = [self.tokenizer.eos_id, *self.tokenizer.encode(PROBE)]
+        att = activations.capture(model, torch.tensor([ids], device=model.tok_emb.weight.device)).att[:, 0]
+        back = [(t, max(s for s in range(t) if ids[s] == i) + 1) for t, i in enumerate(ids) if i in ids[:t]]
+        queries, keys = zip(*back, strict=True)
+        copying = att[:, :, queries, keys].mean(-1)
+        return (100 * att).round().int().tolist(), (100 * copying).round().int().tolist()
 
 
 def training_scrubber(
@@ -165,14 +174,15 @@ def draw(curve: Curve, step: int, snapshot: Snapshot) -> Picture:
     said += f"{share:.0%} of the facts recalled (95 %: {low:.0%} to {high:.0%})."
     height = top + LINE * N_LINES + 8
     if len(snapshot.attention):
-        maps, depth, words = draw_attention(np.asarray(snapshot.attention) / 100)
+        maps, depth, words = draw_attention(np.asarray(snapshot.attention) / 100, np.asarray(snapshot.copying) / 100)
         parts.append(svg.group(maps, transform=f"translate(0 {height + 14})"))
         height, said = height + 14 + depth, f"{said} {words}"
     return Picture(svg.drawing(TOTAL, height, parts, f"A training run at step {step}"), said)
 
 
-def draw_attention(att: np.ndarray) -> tuple[list[str], int, str]:
-    """(parts, height, sentence) of att (L, H, T, T): a map of each head, and its mean weight on the token before."""
+def draw_attention(att: np.ndarray, copying: np.ndarray) -> tuple[list[str], int, str]:
+    """(parts, height, sentence) of att (L, H, T, T), copying (L, H): a map of each head, and its mean weight on the
+    token before."""
     before = np.diagonal(att, -1, 2, 3).mean(-1)  # (L, H)
     parts = [svg.text(0, 0, "where each head looks", font_weight="bold")]
     parts.append(svg.text(180, 0, f"reading “{PROBE}” from top to bottom; number: weight on the token before",
@@ -184,7 +194,12 @@ def draw_attention(att: np.ndarray) -> tuple[list[str], int, str]:
         parts.append(svg.text(x, y + MAP + 12, f"{layer}.{head}", font_size=10, fill_opacity=0.7))
         parts.append(svg.text(x + MAP, y + MAP + 12, f"{before[layer, head]:.2f}", text_anchor="end", font_size=10))
     layer, head = np.unravel_index(before.argmax(), before.shape)
-    said = f"Head {layer}.{head} looks most at the token before, with {before.max():.0%} of its weight."
+    said = f"Head {layer}.{head} looks most at the token before, with {before.max():.0%} of its weight"
+    if copying.size:
+        layer, head = np.unravel_index(copying.argmax(), copying.shape)
+        said += f"; where a word comes back, head {layer}.{head} looks most at what followed it before: "
+        said += f"{copying.max():.0%}"
+    said += "."
     return parts, 10 + (MAP + 34) * math.ceil(before.size / N_MAPS), said
 
 
