@@ -25,11 +25,11 @@ from llmkit.plots import KEY, MINUS, MODEL, NEXT, PLUS, QUERY, TRUTH, VALUE
 from llmkit.tokenizer import Tokenizer
 from llmkit.widgets import svg
 from llmkit.widgets.frame import Frame, Picture
-from llmkit.widgets.tokens import labels, read
+from llmkit.widgets.tokens import axes, labels, read
 
 MAX_TOKENS = 24
 WIDTH, MAP, RIGHT, AXIS, ROW = 820, 250, 384, 84, 15
-BARS, SCORE, WEIGHT, VALUES = 356, 70, 66, 200  # widths: the products' bars, and the columns of the table
+BARS, SCORE, WEIGHT = 356, 70, 66  # widths: the products' bars, and two columns of the table
 
 
 class Cell(NamedTuple):
@@ -121,19 +121,11 @@ def unit(x: Tensor) -> Tensor:
 
 def _map(cell: Cell, weights: Tensor, query: int, key: int) -> list[str]:
     """The weights of all queries and keys; the chosen row and cell framed."""
-    size, font = MAP / len(cell.names), min(11.0, 0.9 * MAP / len(cell.names))
+    size = MAP / len(cell.names)
     body = [svg.heat(0, 0, MAP, MAP, weights if float(weights.abs().max()) <= 1 else unit(weights), PLUS, MINUS)]
-    body.append(svg.rect(0, 0, MAP, MAP, "none", stroke="currentColor", stroke_opacity=0.4))
     body.append(svg.rect(0, query * size, MAP, size, "none", stroke=QUERY, stroke_width=2))
     body.append(svg.rect(key * size, 0, size, MAP, "none", stroke=KEY, stroke_width=2))
-    words = []
-    for k, name in enumerate(cell.names):
-        middle = (k + 0.5) * size + font / 3
-        down, across = (dict(font_weight="bold" if k == chosen else None) for chosen in (query, key))
-        words.append(svg.text(-4, middle, name, text_anchor="end", **down))
-        turned = f"translate({svg.number(middle)} {MAP + 4}) rotate(-90)"
-        words.append(svg.group([svg.text(0, 0, name, text_anchor="end", **across)], transform=turned))
-    body.append(svg.group(words, font_size=font, font_family=svg.MONO))
+    body += axes(cell.names, MAP, query, key)
     head = svg.text(0, 12, "weights: queries down, keys across", font_weight="bold", font_size=12)
     return [head, svg.group(body, transform=f"translate({AXIS} 22)")]
 

@@ -21,7 +21,7 @@ from llmkit.plots import MODEL, NEXT
 from llmkit.tokenizer import Tokenizer
 from llmkit.widgets import svg
 from llmkit.widgets.frame import Frame, Picture
-from llmkit.widgets.tokens import labels, read, strip
+from llmkit.widgets.tokens import axes, follow, labels, read, strip
 
 MAX_TOKENS, N_REPEATED = 48, 24
 WIDTH, GRID, TALL, LARGE = 800, 330, 420, 320  # the drawing, the grid and its height at most, the large map
@@ -52,7 +52,7 @@ def head_grid(
     last = len(run(prompt).names) - 1
     box = ipywidgets.Text(prompt, description="prompt", layout={"width": "700px"}, **late)
     token = ipywidgets.IntSlider(last, 0, last, description="token")
-    box.observe(lambda change: fit(token, lambda: len(run(change["new"]).names) - 1), names="value")
+    box.observe(lambda change: follow(token, lambda: len(run(change["new"]).names) - 1), names="value")
     controls = {
         "prompt": box,
         "head": ipywidgets.SelectionSlider(options=names, value=start, description="head", **late),
@@ -60,14 +60,6 @@ def head_grid(
         "way": ipywidgets.Dropdown(options=[LOOKS, LOOKED_AT], description="shown", style=wide),
     }
     return Frame("Head grid", lambda prompt, **chosen: draw(run(prompt), **chosen), controls)
-
-
-def fit(slider: ipywidgets.IntSlider, last) -> None:
-    """Give a slider the range of another text; one that cannot be read is explained when it is drawn."""
-    try:
-        slider.max = last()
-    except ValueError:
-        return
 
 
 def capture(model: Transformer, tokenizer: Tokenizer, text: str, habits: Mapping[str, np.ndarray]) -> Heads:
@@ -142,17 +134,8 @@ def grid(run: Heads, at: tuple[int, int]) -> tuple[list[str], float]:
 def large(run: Heads, at: tuple[int, int], token: int, way: str) -> list[str]:
     """One head's map with its tokens: queries down, keys across."""
     size = LARGE / len(run.names)
-    font = min(11.0, 0.9 * size) if size >= 6 else 0
     parts = [svg.text(0, -6, f"head {at[0]}.{at[1]}: queries down, keys across", font_size=11)]
     parts.append(svg.heat(0, 0, LARGE, LARGE, run.att[at], MODEL))
-    parts.append(svg.rect(0, 0, LARGE, LARGE, "none", stroke="currentColor", stroke_opacity=0.4))
     x, y, w, h = (0, token * size, LARGE, size) if way == LOOKS else (token * size, 0, size, LARGE)
     parts.append(svg.rect(x, y, w, h, "none", stroke=NEXT, stroke_width=2))
-    words = []
-    for k, name in enumerate(run.names):
-        middle = (k + 0.5) * size
-        weight = "bold" if k == token else None
-        words.append(svg.text(-4, middle + font / 3, name, text_anchor="end", font_weight=weight))
-        turned = f"translate({svg.number(middle + font / 3)} {LARGE + 4}) rotate(-90)"
-        words.append(svg.group([svg.text(0, 0, name, text_anchor="end", font_weight=weight)], transform=turned))
-    return [*parts, svg.group(words if font else [], font_size=font, font_family=svg.MONO)]
+    return parts + axes(run.names, LARGE, token, token)

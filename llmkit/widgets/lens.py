@@ -19,9 +19,8 @@ from llmkit.plots import MINUS, MODEL, NEXT, PLUS, TRUTH
 from llmkit.tokenizer import Tokenizer
 from llmkit.widgets import svg
 from llmkit.widgets.frame import Frame, Picture
-from llmkit.widgets.heads import fit
 from llmkit.widgets.sampling import share
-from llmkit.widgets.tokens import labels, read
+from llmkit.widgets.tokens import follow, labels, read
 from llmkit.world import ImpossiblePrefix, World
 
 MAX_TOKENS, WINDOW, N_TOP = 64, 12, 6
@@ -68,7 +67,7 @@ def logit_lens(model: Transformer, tokenizer: Tokenizer, prompt: str, world: Wor
     last, n_layer, wide = len(run(prompt).ids) - 1, model.config.n_layer, {"description_width": "initial"}
     box = ipywidgets.Text(prompt, description="prompt", continuous_update=False, layout={"width": "700px"})
     token = ipywidgets.IntSlider(last, 0, last, description="token", continuous_update=False)
-    box.observe(lambda change: fit(token, lambda: len(run(change["new"]).ids) - 1), names="value")
+    box.observe(lambda change: follow(token, lambda: len(run(change["new"]).ids) - 1), names="value")
     controls = {
         "prompt": box,
         "token": token,

@@ -1,6 +1,8 @@
-"""A text as boxes, one a token: what the widgets on a model's inside share."""
+"""A text as boxes, one a token, and as the axes of a map: what the widgets on a model's inside share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import ipywidgets
 
 from llmkit.plots import MODEL, NEXT
 from llmkit.tokenizer import Tokenizer
@@ -23,6 +25,28 @@ def read(model, tokenizer: Tokenizer, text: str, longest: int) -> list[int]:
     if len(ids) > room:
         raise ValueError(f"The text has {len(ids)} tokens, and there is room for {room}: shorten it.")
     return ids
+
+
+def follow(slider: ipywidgets.IntSlider, last: Callable[[], int]) -> None:
+    """Give a slider the range of another text; one that cannot be read is explained when it is drawn."""
+    try:
+        slider.max = last()
+    except ValueError:
+        return
+
+
+def axes(names: Sequence[str], size: float, row: int, column: int) -> list[str]:
+    """The frame of a square map, its tokens at the left and, turned, below; one row and one column in bold."""
+    step = size / len(names)
+    font, words = min(11.0, 0.9 * step), []
+    for k, name in enumerate(names):
+        middle = (k + 0.5) * step + font / 3
+        left, below = ("bold" if k == chosen else None for chosen in (row, column))
+        words.append(svg.text(-4, middle, name, text_anchor="end", font_weight=left))
+        turned = f"translate({svg.number(middle)} {svg.number(size + 4)}) rotate(-90)"
+        words.append(svg.text(0, 0, name, text_anchor="end", font_weight=below, transform=turned))
+    frame = svg.rect(0, 0, size, size, "none", stroke="currentColor", stroke_opacity=0.4)
+    return [frame, svg.group(words, font_size=font, font_family=svg.MONO)]
 
 
 def strip(

@@ -21,9 +21,8 @@ from llmkit.plots import MINUS, MODEL, NEXT, PLUS
 from llmkit.tokenizer import Tokenizer
 from llmkit.widgets import svg
 from llmkit.widgets.frame import Frame, Picture
-from llmkit.widgets.heads import fit
 from llmkit.widgets.sampling import share
-from llmkit.widgets.tokens import labels, read, strip
+from llmkit.widgets.tokens import follow, labels, read, strip
 
 MAX_TOKENS, N_NUMBERS = 48, 10
 WIDTH, NAME, STRIP, ROW = 820, 150, 380, 24
@@ -125,7 +124,7 @@ def walkthrough(model: Transformer, tokenizer: Tokenizer, prompt: str) -> Frame:
     last = len(run(prompt).ids) - 1
     box = ipywidgets.Text(prompt, description="prompt", continuous_update=False, layout={"width": "700px"})
     token = ipywidgets.IntSlider(last, 0, last, description="token")
-    box.observe(lambda change: fit(token, lambda: len(run(change["new"]).ids) - 1), names="value")
+    box.observe(lambda change: follow(token, lambda: len(run(change["new"]).ids) - 1), names="value")
     n_stops = len(run(prompt).stops(last))
     step = ipywidgets.IntSlider(1, 0, n_stops - 1, description="step", layout={"width": "500px"})
     controls = {"prompt": box, "token": token, "step": step}
