@@ -93,6 +93,8 @@ class Frame:
 
     def _change(self, name: str, change: dict) -> str:
         label = self.controls[name].description or name.replace("_", " ")
+        if isinstance(change["new"], tuple):  # of a list where several can be chosen; `draw` says which they are
+            return f"{label}: {len(change['new'])} chosen."
         return f"{label}: {_value(change['old'])} → {_value(change['new'])}."
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
