@@ -71,7 +71,8 @@ def test_the_frame_tells_the_change(frame, bench):
     assert "Changed: nothing. Logit of" in frame.said and f"{before} before, {before} after." in frame.said
     frame.controls["parts"].value = ((0, None), (1, 2))
     after = bench.gap(bench.seen(((0, None), (1, 2)), SECOND, ALL))
-    assert frame.said.startswith("parts: 2 chosen. Changed: MLP 0, 1.2.") and f"{before} before, {after:.2f} after." in frame.said
+    assert frame.said.startswith("parts: 2 chosen. Changed: MLP 0, 1.2.")
+    assert f"{before} before, {after:.2f} after." in frame.said
     for value in (ZERO, MEAN):
         frame.controls["value"].value = value
         assert f"{bench.gap(bench.seen(((0, None), (1, 2)), value, ALL)):.2f} after." in frame.said
