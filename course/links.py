@@ -22,7 +22,7 @@ FETCH = """import importlib.util  # on Colab this cell fetches the course; elsew
 import subprocess
 import sys
 
-if importlib.util.find_spec("course") is None:
+if "google.colab" in sys.modules and importlib.util.find_spec("course") is None:
     repository = "https://github.com/{repository}"
     subprocess.run(["git", "clone", "--quiet", "--depth=1", repository, "/content/course"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "resvg-py"], check=True)
