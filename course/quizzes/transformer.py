@@ -31,7 +31,8 @@ QUIZ = (
         "a",
         (
             ("In the MLPs.",
-             "Yes, more than half here. Attention has about a fifth, and the vocabulary's share falls as models grow."),
+             "Yes, more than two thirds here. Attention has a quarter, and the vocabulary's share falls as models "
+             "grow."),
             ("In attention.", "Its four matrices are smaller than the MLP's three, more so with shared keys."),
             ("In the embedding.", "Only where the model is small beside its vocabulary."),
             ("In the norms.", "They are a few thousand."),
