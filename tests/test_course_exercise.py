@@ -61,6 +61,12 @@ def encode_by_rank(ids, merges):
                                                        for w, n in words.items())
                                                 for w in words for p in zip(w, w[1:], strict=False)}),
     ("tokenization.encode", encode_by_rank),
+    ("attention.mask", lambda t, s: torch.tensor([[key <= s - t + query for key in range(s)] for query in range(t)])),
+    ("attention.weights", lambda q, k, mask: ((q / q.shape[1] ** 0.5) @ k.T + mask.log()).softmax(1)),
+    ("attention.induction", lambda att, ids: torch.tensor([sum(att[t, s + 1] for s in range(t) if ids[s] == ids[t])
+                                                           for t in range(len(ids)) if ids[t] in ids[:t]]).mean()),
+    ("transformer.rms_norm", lambda x, weight, eps: torch.nn.functional.rms_norm(x, x.shape[-1:], weight, eps)),
+    ("transformer.block", lambda x, norm1, attn, norm2, mlp: (h := x + attn(norm1(x))) + mlp(norm2(h))),
     ("pretraining.cut", lambda stream, T: [part.unfold(0, T, T) for part in (stream[:-1], stream[1:])]),
     ("pretraining.document_mask", lambda ids: torch.tensor([[s <= t and ids[s] == ids[t] for s in range(len(ids))]
                                                             for t in range(len(ids))])),
