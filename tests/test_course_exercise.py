@@ -72,6 +72,12 @@ def encode_by_rank(ids, merges):
                                                             for t in range(len(ids))])),
     ("pretraining.excess", lambda model, floor, n: float((torch.tensor(model) - torch.tensor(floor)).sum()
                                                          / (torch.tensor(n) + 1).sum())),
+    ("token_to_logits.lens", lambda x, weight, eps, table: (x * weight) @ table.T * (x @ x / len(x) + eps) ** -0.5),
+    ("token_to_logits.shares", lambda parts, weight, eps, row: parts.mul(weight).mv(row)
+                                                                / (parts.sum(0).square().mean() + eps).sqrt()),
+    ("positions.turn", lambda x, m, theta: torch.cat([(z := torch.complex(*x.chunk(2)) * torch.exp(
+        1j * m * theta ** (-torch.arange(0, len(x), 2) / len(x)))).real, z.imag])),
+    ("positions.ntk_theta", lambda theta, s, D: math.exp(math.log(theta) + math.log(s) * D / (D - 2))),
 ])
 def test_other_right_answers_pass_too(name, fn):
     assert judge(exercise.find(name), fn).message == ""

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from llmkit.plots import DRAWN, MODEL, NEW, NEXT, STRANGER, TRUTH
+from llmkit.plots import DRAWN, MODEL, NEW, NEXT, STRANGER, TRAIN, TRUTH
 
-COLOURS = {"rope": MODEL, "learned": DRAWN, "sinusoidal": NEXT, "alibi": NEW, "none": STRANGER,
-           "linear": NEXT, "ntk": NEW, "yarn": DRAWN}  # fmt: skip
-MARKERS = {"rope": "o", "learned": "s", "sinusoidal": "^", "alibi": "D", "none": "v",
-           "linear": "^", "ntk": "D", "yarn": "s"}  # fmt: skip
+STYLES = {  # colour, marker, line; what is RoPE is blue
+    "learned": (DRAWN, "s", "-"), "sinusoidal": (NEXT, "^", "-"), "rope": (MODEL, "o", "-"), "alibi": (NEW, "D", "-"),
+    "none": (STRANGER, "v", "-"), "linear": (TRAIN, "^", ":"), "ntk": (TRAIN, "D", "--"), "yarn": (TRAIN, "s", "-"),
+}  # fmt: skip
 
 
 def waves(table: np.ndarray) -> Figure:
@@ -35,7 +35,8 @@ def turns(angles: Mapping[str, Sequence[float]], trained: int) -> Figure:
     axes = figure.subplots()
     for name, speeds in angles.items():
         counts = trained * np.asarray(speeds) / (2 * np.pi)
-        axes.plot(counts, color=COLOURS[name], marker=MARKERS[name], label=name)
+        colour, marker, line = STYLES[name]
+        axes.plot(counts, line, color=colour, marker=marker, label=name)
     axes.axhline(1, color=TRUTH, linestyle="--", linewidth=1, label="one whole turn")
     axes.set(xlabel="pair", ylabel=f"turns in {trained} tokens", yscale="log")
     axes.legend(frameon=False)
@@ -50,8 +51,9 @@ def by_position(losses: Mapping[str, Sequence], floor: Sequence[float], width: i
     centres = width * (np.arange(len(floor)) + 0.5)
     for name, runs in losses.items():
         runs = np.atleast_2d(runs)
-        axes.plot(centres, runs.mean(0), color=COLOURS[name], marker=MARKERS[name], markersize=4, label=name)
-        axes.fill_between(centres, runs.min(0), runs.max(0), color=COLOURS[name], alpha=0.2, linewidth=0)
+        colour, marker, line = STYLES[name]
+        axes.plot(centres, runs.mean(0), line, color=colour, marker=marker, markersize=4, label=name)
+        axes.fill_between(centres, runs.min(0), runs.max(0), color=colour, alpha=0.2, linewidth=0)
     axes.plot(centres, floor, color=TRUTH, linestyle="--", label="least possible")
     axes.axvspan(0, trained, color=STRANGER, alpha=0.15, linewidth=0)
     axes.text(trained / 2, 0.98, "trained", ha="center", va="top", fontsize=8, transform=axes.get_xaxis_transform())
@@ -69,7 +71,8 @@ def needle_maps(found: Mapping[str, Sequence], lengths: Sequence[int], depths: S
     for axes, (name, shares) in zip(panels, found.items(), strict=True):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
         for place, share in np.ndenumerate(np.asarray(shares)):
-            axes.text(*place[::-1], f"{100 * share:.0f}", ha="center", va="center", fontsize=8)
+            ink = "white" if share > 0.7 else "black"
+            axes.text(*place[::-1], f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=ink)
         axes.axhline(sum(length <= trained for length in lengths) - 0.5, color=TRUTH, linestyle="--")
         axes.set_xticks((0, len(depths) - 1), ("begin", "end"))
         axes.set_title(name, fontsize=10)
