@@ -9,7 +9,8 @@ As in the paper, the fit is of log L, so that every run's relative error counts 
 run does not bend the law. Departure: the paper runs L-BFGS from each start; here all starts, and all resamplings of the
 bootstrap, are solved at once by damped Gauss-Newton steps (Levenberg-Marquardt) on reweighted squares.
 
-Training costs C = 6 N D FLOPs. Shapes: M resamplings times starts, R runs, 5 unknowns (log E, A and B, alpha, beta).
+Training costs C = 6 N D FLOPs, serving a token 2 N (arXiv 2401.00448 adds the two up).
+Shapes: M resamplings times starts, R runs, 5 unknowns (log E, A and B, alpha, beta).
 """
 
 import itertools
@@ -49,30 +50,51 @@ class Law:
         rest = loss - self.E - self.A / n**self.alpha
         return (self.B / rest) ** (1 / self.beta) if rest > 0 else math.inf
 
+    def cheapest(self, loss: float, served: float) -> tuple[float, float]:
+        """(n, d) that reach `loss` with the fewest FLOPs for training and serving together, 6 n d + 2 n served.
+
+        Where the derivative along the curve of this loss is 0; found by bisection. ValueError if loss is not above E.
+        """
+        if not loss > self.E:
+            raise ValueError(f"no model reaches a loss of {loss:g}: the law's E is {self.E:g}")
+        smallest = (self.A / (loss - self.E)) ** (1 / self.alpha)  # it needs tokens without end
+        low, high = 0.0, 100.0  # log of n over the smallest
+        for _ in range(100):
+            n = smallest * math.exp((low + high) / 2)
+            d = self.tokens_to_reach(loss, n)
+            saved = self.alpha * self.A / (self.beta * self.B) * n**-self.alpha * d ** (1 + self.beta)  # -n dd/dn
+            low, high = ((low + high) / 2, high) if 6 * saved > 6 * d + 2 * served else (low, (low + high) / 2)
+        return n, d
+
 
 def isoflop(law: Law, flops: float, n: Sequence[float]) -> list[float]:
     """The loss of each size in `n` when all get the same budget: the smaller the model, the more tokens it reads."""
     return [law.loss(size, flops / (6 * size)) for size in n]
 
 
-def fit(n: Sequence[float], d: Sequence[float], loss: Sequence[float]) -> Law:
-    """The law that fits runs with n[i] parameters, d[i] tokens and loss[i] nats/token best.
+def fit(n: Sequence[float], d: Sequence[float], loss: Sequence[float], E: float | None = None) -> Law:
+    """The law that fits runs with n[i] parameters, d[i] tokens and loss[i] nats/token best; where E is known, with it.
 
     ValueError unless there are at least 6 runs, over at least 2 sizes and 2 amounts of data, all numbers above 0.
     """
     weights = torch.ones(1, len(loss), dtype=torch.float64)
-    return _law(_solve(*_checked(n, d, loss), weights, torch.tensor(STARTS, dtype=torch.float64))[0])
+    return _law(_solve(*_checked(n, d, loss, E), weights, torch.tensor(STARTS, dtype=torch.float64), E)[0])
 
 
 def bootstrap(
-    n: Sequence[float], d: Sequence[float], loss: Sequence[float], draws: int, generator: torch.Generator
+    n: Sequence[float],
+    d: Sequence[float],
+    loss: Sequence[float],
+    draws: int,
+    generator: torch.Generator,
+    E: float | None = None,
 ) -> list[Law]:
     """The law fitted to `draws` resamplings of the runs (with replacement): what another set of runs might have said.
 
     Each is fitted from the law of all runs, and from every twelfth start. A resampling that lacks the variety that
     `fit` asks for is drawn again. Errors as in `fit`.
     """
-    log_n, log_d, log_loss = _checked(n, d, loss)
+    log_n, log_d, log_loss = _checked(n, d, loss, E)
     weights = []
     while len(weights) < draws:
         counts = torch.bincount(torch.randint(len(loss), (len(loss),), generator=generator), minlength=len(loss))
@@ -80,8 +102,8 @@ def bootstrap(
         if there.sum() >= 6 and len(log_n[there].unique()) > 1 and len(log_d[there].unique()) > 1:
             weights.append(counts.double())
     starts, all_runs = torch.tensor(STARTS, dtype=torch.float64), torch.ones(1, len(loss), dtype=torch.float64)
-    whole = _solve(log_n, log_d, log_loss, all_runs, starts)  # (1, 5)
-    return list(map(_law, _solve(log_n, log_d, log_loss, torch.stack(weights), torch.cat((whole, starts[::12])))))
+    whole = _solve(log_n, log_d, log_loss, all_runs, starts, E)  # (1, 5)
+    return list(map(_law, _solve(log_n, log_d, log_loss, torch.stack(weights), torch.cat((whole, starts[::12])), E)))
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -91,13 +113,15 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     return low, high
 
 
-def _checked(n, d, loss) -> list[Tensor]:
+def _checked(n, d, loss, E) -> list[Tensor]:
     if not len(n) == len(d) == len(loss) >= 6:
         raise ValueError(f"a law of 5 unknowns needs at least 6 runs; got {len(n)} n, {len(d)} d, {len(loss)} losses")
     if min(*n, *d, *loss) <= 0 or not all(map(math.isfinite, [*n, *d, *loss])):
         raise ValueError("sizes, tokens and losses must all be finite and above 0")
     if len(set(n)) < 2 or len(set(d)) < 2:
         raise ValueError("vary both the size and the data: with one value of either, its exponent cannot be told")
+    if E is not None and not 0 < E < min(loss):
+        raise ValueError(f"E={E} must be above 0 and below every loss ({min(loss):g}): no model beats the entropy")
     return [torch.tensor(x, dtype=torch.float64).log() for x in (n, d, loss)]
 
 
@@ -106,15 +130,17 @@ def _law(theta: Tensor) -> Law:
     return Law(math.exp(e), math.exp(a), math.exp(b), alpha, beta)
 
 
-def _solve(log_n, log_d, log_loss, weights, starts, steps: int = 200) -> Tensor:
+def _solve(log_n, log_d, log_loss, weights, starts, E=None, steps: int = 200) -> Tensor:
     """The best solution of all starts for each row of weights (draws, R): (draws, 5)."""
     draws = len(weights)
     theta = starts.repeat(draws, 1)  # (M, 5)
+    if E is not None:
+        theta[:, 0] = math.log(E)
     weights = weights.repeat_interleave(len(starts), 0)  # (M, R)
     damping = torch.ones(len(theta), 1, dtype=torch.float64)
     cost = _cost(theta, log_n, log_d, log_loss, weights)  # (M,)
     for _ in range(steps):
-        step = _step(theta, log_n, log_d, log_loss, weights, damping)
+        step = _step(theta, log_n, log_d, log_loss, weights, damping, E is not None)
         new_cost = _cost(theta + step, log_n, log_d, log_loss, weights)
         better = (new_cost < cost)[:, None]
         theta, cost = torch.where(better, theta + step, theta), torch.minimum(cost, new_cost)
@@ -135,12 +161,14 @@ def _cost(theta, log_n, log_d, log_loss, weights):
     return (weights * huber).sum(1).nan_to_num(math.inf)
 
 
-def _step(theta, log_n, log_d, log_loss, weights, damping):
+def _step(theta, log_n, log_d, log_loss, weights, damping, E_is_known):
     """Solve (J^T W J + damping diag) step = -J^T W residual, where W makes the squares a Huber loss."""
     terms = _terms(theta, log_n, log_d)
     residual = terms.logsumexp(-1) - log_loss  # (M, R)
     share = terms.softmax(-1)  # (M, R, 3): each term's part of L, which is d log L / d log term
     J = torch.cat((share, -share[..., 1:2] * log_n[:, None], -share[..., 2:3] * log_d[:, None]), dim=-1)  # (M, R, 5)
+    if E_is_known:
+        J[..., 0] = 0  # no step in its direction
     W = weights * (DELTA / residual.abs().clamp_min(1e-12)).clamp_max(1.0)
     JW = J * W[..., None]
     H = JW.mT @ J  # (M, 5, 5)

@@ -67,6 +67,40 @@ def test_tokens_to_reach_a_loss_undo_the_law_and_are_infinite_below_a_sizes_limi
     assert CHINCHILLA.tokens_to_reach(1.7, 1e8) == math.inf
 
 
+@pytest.mark.parametrize("served", [0, 1e11, 1e14])
+def test_the_cheapest_model_to_train_and_serve_is_the_lowest_point_of_the_total_cost(served):
+    loss = CHINCHILLA.loss(1e9, 2e10)
+    n, d = CHINCHILLA.cheapest(loss, served)
+    assert CHINCHILLA.loss(n, d) == pytest.approx(loss)
+    sizes = [n * 1.003**i for i in range(-60, 61)]
+    cost = [6 * size * CHINCHILLA.tokens_to_reach(loss, size) + 2 * size * served for size in sizes]
+    assert cost.index(min(cost)) == 60
+
+
+def test_who_serves_nothing_trains_the_compute_optimal_model_and_who_serves_more_a_smaller_one_for_longer():
+    n, d = CHINCHILLA.optimal(1e21)
+    loss = CHINCHILLA.loss(n, d)
+    assert CHINCHILLA.cheapest(loss, 0) == pytest.approx((n, d), rel=1e-6)
+    (some_n, some_d), (more_n, more_d) = CHINCHILLA.cheapest(loss, d), CHINCHILLA.cheapest(loss, 100 * d)
+    assert more_n < some_n < n and more_d > some_d > d
+    with pytest.raises(ValueError, match="no model reaches"):
+        CHINCHILLA.cheapest(1.69, 0)
+
+
+def test_a_known_E_is_kept_and_narrows_the_other_intervals():
+    def width(E):
+        laws = bootstrap(N, D, losses(0.01), 40, torch.Generator().manual_seed(1), E)
+        low, high = interval([law.alpha for law in laws])
+        return high - low
+
+    law = fit(N, D, losses(), E=1.69)
+    assert law.E == pytest.approx(1.69, rel=1e-12)
+    assert (law.alpha, law.beta) == pytest.approx((0.34, 0.28), rel=1e-3)
+    assert width(1.69) < 0.9 * width(None)
+    with pytest.raises(ValueError, match="below every loss"):
+        fit(N, D, losses(), E=2.5)
+
+
 def test_as_table_keeps_the_order_of_the_fields():
     assert as_table([CHINCHILLA]).tolist() == [[1.69, 406.4, 410.7, 0.34, 0.28]]
 
