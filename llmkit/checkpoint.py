@@ -27,6 +27,7 @@ from llmkit.model import Transformer
 from llmkit.tokenizer import Tokenizer
 
 WEIGHTS, CONFIG, TOKENIZER, CARD = FILES = ("model.safetensors", "config.json", "tokenizer.json", "card.json")
+REMEDY = "save it again, or restore it from where it came"
 SHIPPED = Path(__file__).resolve().parent.parent / "course" / "checkpoints"
 
 
@@ -40,17 +41,31 @@ class CheckpointError(ValueError):
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], info: dict) -> None:
     """One safetensors file, `info` (plain JSON values) in its header; an old file stays until the new one is whole."""
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}.unfinished")  # a folder: safetensors adds a temporary file
+    fresh, tensors = unfinished / path.name, {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(tensors, unfinished, metadata={"info": json.dumps(info)})
-        _flush(unfinished)
-        os.replace(unfinished, path)
+        _remove(unfinished)  # left by a process that was killed
+        unfinished.mkdir(parents=True)
+        _save_file(tensors, fresh, {"info": json.dumps(info)})
+        _flush(fresh)
+        os.replace(fresh, path)
         _flush(path.parent)
     except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write {path} ({error}); what was there before is unchanged") from error
+    finally:
+        _remove(unfinished)
+
+
+def _save_file(tensors: dict[str, Tensor], path: Path, info: dict[str, str] | None = None) -> None:
+    """safetensors' writer, with the permissions that every other new file gets: it lets nobody but its owner read."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata=info)
+    path.chmod(mode)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
@@ -64,9 +79,6 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file ({error}): {REMEDY}") from None
     return tensors, info
-
-
-REMEDY = "save it again, or restore it from where it came"
 
 
 @contextmanager
@@ -135,7 +147,7 @@ def save(path: str | Path, model: Transformer, tokenizer: Tokenizer, card: dict,
         raise CheckpointError(f"{bad[0]} holds NaN or infinite weights: train from the last good state, then save")
     weights = {name: w.to("cpu", dtype).contiguous() for name, w in weights.items()}
     with _replacing(path) as folder:
-        save_file(weights, folder / WEIGHTS)
+        _save_file(weights, folder / WEIGHTS)
         tokenizer.save(folder / TOKENIZER)
         _write_json(folder / CONFIG, model.config.to_dict())
         seals = {"weights_sha256": _sha256(folder / WEIGHTS), "tokenizer": tokenizer.fingerprint}
@@ -152,10 +164,9 @@ def load(name_or_path: str | Path, device: torch.device | str | None = None) -> 
     folder = find(name_or_path)
     about = card(folder)
     _check_world(folder, about)
+    values = _read_json(folder / CONFIG)
     try:
-        config = ModelConfig.from_dict(_read_json(folder / CONFIG))
-    except CheckpointError:
-        raise
+        config = ModelConfig.from_dict(values)
     except ValueError as error:
         raise CheckpointError(f"{folder / CONFIG} does not describe a model ({error}): {REMEDY}") from None
     tokenizer = _read_tokenizer(folder / TOKENIZER)

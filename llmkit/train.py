@@ -10,12 +10,9 @@ Step s = 0, 1, ... reads the batches s * grad_accum ... and makes update s + 1; 
 Shapes: B batch, T time.
 """
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,26 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmkit.checkpoint import CheckpointError, read_tensors, weights_of, write_tensors
+from llmkit import distributed
 from llmkit.cost import training_flops
-from llmkit.data import IGNORE_INDEX, Batch, aligned_batches
+from llmkit.data import IGNORE_INDEX, Batch, aligned_batches, map_tensors, n_targets
+from llmkit.device import peak_memory_bytes
 from llmkit.logprobs import token_logprobs
-from llmkit.optim import Schedule, adamw, warm_up, warmup_cosine
-
-
-@dataclass(frozen=True)
-class Record:
-    """One update, as returned, handed to `on_step`, and written to the log."""
-
-    step: int  # updates made so far, this one included
-    loss: float  # of this update's batch, before it; nats/token under next_token_loss
-    lr: float  # of the first parameter group
-    grad_norm: float  # before clipping
-    tokens: int  # ids read so far, padding included
-    tok_s: float  # of this update
-    seconds: float  # spent on updates so far; evaluation, saving and callbacks are not counted
-    mfu: float | None = None  # model FLOPs utilisation: share of `peak_flops` that went into 6 N + attention a token
-    evals: dict[str, float] | None = None  # what eval_fn returned
+from llmkit.optim import Muon, Schedule, adamw, warm_up, warmup_cosine
+from llmkit.run import Record, append_log, begin_log, load_state, save_state
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -97,6 +81,7 @@ def fit(
     save_every: int | None = None,
     resume: bool = False,
     peak_flops: float | None = None,
+    stop_when: Callable[[Sequence[Record]], bool] | None = None,
 ) -> list[Record]:
     """Train `model` in place, on its own device, until `steps` updates are made; one Record an update.
 
@@ -110,74 +95,101 @@ def fit(
     log_path    a JSON line for each record
     state_path  what `resume=True` goes on from, written every `save_every` updates and at the end. A resumed run
                 returns the records of the log, if it has one, and then its own
-    peak_flops  the machine's FLOP/s, if records are to tell the utilisation
+    peak_flops  the machine's FLOP/s (of all processes), if records are to tell the utilisation
+    stop_when   called with all records after each evaluation; returns True to stop, as `run.no_better` does
+
+    Under `torchrun` call it in every process, with the same arguments and a model from `distributed.wrap`: a batch's
+    rows are divided among the processes, all return the same records, and the first alone calls `on_step` and writes.
 
     NonFiniteLoss if a loss or gradient is: the update is not made, the saved state stays. CheckpointError if the saved
-    state is damaged or another run's.
+    state is damaged or another run's, or if the disk refuses a write: what was saved before stays.
     """
     if steps < 1 or grad_accum < 1 or not clip > 0:
         raise ValueError(f"steps={steps} and grad_accum={grad_accum} must be at least 1, clip={clip} above 0")
     if (resume or save_every) and not state_path:
         raise ValueError("resume and save_every need state_path: the file that keeps the state of the run")
-    optimizer = optimizer or adamw(model, lr)
+    if resume and stop_when and not log_path:
+        raise ValueError("resume with stop_when needs log_path: the earlier evaluations are in the log")
+    plain = distributed.unwrapped(model)
+    optimizer = optimizer or adamw(plain, lr)
+    _check_processes(model, optimizer)
     schedule = schedule or warmup_cosine(steps, warmup=steps // 20)
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     step, tokens, seconds = 0, 0, 0.0
     if resume and Path(state_path).exists():
-        step, tokens, seconds = load_state(state_path, model, optimizer)
-    records = _earlier_records(log_path, step)
+        step, tokens, seconds = load_state(state_path, plain, optimizer)
+    records = begin_log(log_path, step)
     optimizer.zero_grad()  # what others left there
     warm_up()
 
+    device = next(plain.parameters()).device
     was_training = model.training
     model.train()
+    stop = bool(stop_when and records and stop_when(records))
     try:
-        while step < steps:
+        while step < steps and not stop:
             start = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * schedule(step)
             loss, grad_norm, read, length = _update(model, batches, step, optimizer, loss_fn, grad_accum, clip)
-            step_s = time.perf_counter() - start
+            step_s, peak = _largest(time.perf_counter() - start, peak_memory_bytes(device) or 0)
             step, tokens, seconds = step + 1, tokens + read, seconds + step_s
             tok_s, mfu, evals = read / step_s, None, None
             if peak_flops:
-                mfu = tok_s * training_flops(model.config, length).total / length / peak_flops
+                mfu = tok_s * training_flops(plain.config, length).total / length / peak_flops
             if eval_fn and (step == steps or eval_every and step % eval_every == 0):
-                model.eval()
-                evals = eval_fn(model)
-                model.train()
-            record = Record(step, loss, optimizer.param_groups[0]["lr"], grad_norm, tokens, tok_s, seconds, mfu, evals)
+                evals = _evaluate(model, eval_fn)
+            lr_now, peak = optimizer.param_groups[0]["lr"], int(peak) or None
+            record = Record(step, loss, lr_now, grad_norm, tokens, tok_s, seconds, mfu, evals, peak)
             records.append(record)
             if log_path:
-                with open(log_path, "a", encoding="utf-8") as log:
-                    log.write(json.dumps(asdict(record)) + "\n")
-            stop = bool(on_step and on_step(record))
+                append_log(log_path, record)
+            (asked,) = _largest(bool(on_step and distributed.is_main() and on_step(record)))
+            stop = bool(asked or evals and stop_when and stop_when(records))
             if state_path and (stop or step == steps or save_every and step % save_every == 0):
-                save_state(state_path, model, optimizer, step, tokens, seconds)
-            if stop:
-                break
+                save_state(state_path, plain, optimizer, step, tokens, seconds, log_path)
     finally:
         model.train(was_training)
     return records
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    """Run the model through `torch.compile` from now on (in place; returned): worth it for long runs, GPUs above all.
+
+    RuntimeError, with what to do, where torch.compile does not work: it is never required.
+    """
+    try:
+        torch.compile(lambda x: x * 2)(torch.zeros(1, device=next(model.parameters()).device))
+    except Exception as error:
+        raise RuntimeError(
+            f"torch.compile does not work on this machine ({type(error).__name__}): it needs a C++ compiler, for a GPU "
+            "also Triton. Install it (Linux: g++, macOS: xcode-select --install, Windows: Visual Studio's build tools) "
+            "or train without: what is learned is the same"
+        ) from error
+    model.compile()
+    return model
+
+
 def _update(model, batches, step, optimizer, loss_fn, grad_accum, clip) -> tuple[float, float, int, int]:
-    """One optimizer step: (loss, gradient norm before clipping, ids read, length of a row)."""
+    """One optimizer step: (loss, gradient norm before clipping, ids read, length of a row), of all processes."""
     device = next(model.parameters()).device
-    micro = [_map(batches(step * grad_accum + i), lambda t: t.to(device)) for i in range(grad_accum)]
-    counts = [_n_targets(batch) for batch in micro]
+    micro = [batches(step * grad_accum + i) for i in range(grad_accum)]
+    counts = [n_targets(batch) for batch in micro]
     if sum(counts) == 0:
         raise ValueError(f"no target in the batch of step {step}: all are -100 (ignored); check the loss mask")
-    loss = 0.0
-    for batch, n in zip(micro, counts, strict=True):
+    loss, last = 0.0, max(i for i, n in enumerate(counts) if n)
+    for i, (batch, n) in enumerate(zip(micro, counts, strict=True)):
         if n:
-            part = loss_fn(model, batch) * (n / sum(counts))
-            part.backward()
+            mine, weight = distributed.share(batch)
+            with distributed.accumulating(model, last=i == last):
+                part = loss_fn(model, map_tensors(mine, lambda t: t.to(device))) * (weight * (n / sum(counts)))
+                (part * distributed.size()).backward()  # DDP and FSDP average over the processes
             loss = loss + part.detach()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    norm = distributed.full(nn.utils.clip_grad_norm_(parameters, clip))
     loss, norm = torch.stack([loss, norm.to(loss)]).tolist()
+    loss = sum(part for (part,) in distributed.gather([loss]))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         optimizer.zero_grad()
         raise _diagnose(model, micro, step, loss_fn, loss, norm, optimizer.param_groups[0]["lr"])
@@ -186,20 +198,35 @@ def _update(model, batches, step, optimizer, loss_fn, grad_accum, clip) -> tuple
     return loss, norm, sum(batch[0].numel() for batch in micro), micro[0][0].shape[-1]
 
 
-def _map(batch, function):
-    """The same NamedTuple with `function` applied to its tensors."""
-    return type(batch)(*(None if field is None else function(field) for field in batch))
+def _evaluate(model, eval_fn) -> dict[str, float]:
+    """What eval_fn returns in the first process; all call it, since the weights may be divided among them."""
+    model.eval()
+    evals = eval_fn(distributed.unwrapped(model))
+    model.train()
+    if distributed.size() > 1:
+        evals = dict(zip(evals, distributed.gather(list(evals.values()))[0], strict=True))
+    return evals
 
 
-def _n_targets(batch) -> int:
-    """How much a batch weighs beside the others of its update."""
-    targets = getattr(batch, "targets", None)
-    return 1 if targets is None else int((targets != IGNORE_INDEX).sum())
+def _largest(*numbers: float) -> list[float]:
+    """Each number's largest value among all processes."""
+    return [max(values) for values in zip(*distributed.gather(numbers), strict=True)]
+
+
+def _check_processes(model, optimizer) -> None:
+    """ValueError for what would train apart, or wrongly, in several processes."""
+    sharded = distributed.is_sharded(model)
+    if distributed.size() > 1 and not sharded and model is distributed.unwrapped(model):
+        raise ValueError('several processes train: give fit a model from distributed.wrap(model, "ddp" or "fsdp")')
+    if sharded and not all(hasattr(p, "full_tensor") for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("the optimizer was made before distributed.wrap divided the weights: make it afterwards")
+    if sharded and isinstance(optimizer, Muon):
+        raise ValueError('Muon needs each matrix whole, and FSDP divides them: use optim.adamw, or wrap with "ddp"')
 
 
 def _diagnose(model, micro, step, loss_fn, loss, norm, lr) -> NonFiniteLoss:
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm} (the loss {loss:.4g})"
-    damaged = [name for name, p in model.named_parameters() if not p.isfinite().all()]
+    damaged = [name for name, p in model.named_parameters() if not distributed.full(p).isfinite().all()]
     rows = [] if damaged else _bad_rows(model, micro, loss_fn)
     first, n_rows = step * len(micro), sum(len(batch[0]) for batch in micro)
     where = ", ".join(f"row {r} of batches({first + i})" for i, r in rows[:5]) + (", ..." if len(rows) > 5 else "")
@@ -223,78 +250,10 @@ def _diagnose(model, micro, step, loss_fn, loss, norm, lr) -> NonFiniteLoss:
 @torch.no_grad()
 def _bad_rows(model, micro, loss_fn) -> list[tuple[int, int]]:
     """(micro-batch, row) of every row whose loss alone is not finite."""
-    bad = []
+    device, bad = next(model.parameters()).device, []
     for i, batch in enumerate(micro):
         for row in range(len(batch[0])):
-            one = _map(batch, lambda t, row=row: t[row : row + 1])
-            if _n_targets(one) and not loss_fn(model, one).isfinite():
+            one = map_tensors(batch, lambda t, row=row: t[row : row + 1].to(device))
+            if n_targets(one) and not loss_fn(model, one).isfinite():
                 bad.append((i, row))
     return bad
-
-
-# --- State: what a run needs to go on ------------------------------------------------------------------------------
-
-
-def save_state(path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, tokens: int, seconds: float):
-    """Weights, optimizer, random state and progress in one safetensors file, replaced whole or not at all."""
-    tensors = {f"model.{name}": tensor for name, tensor in weights_of(model).items()}
-    tensors |= _optimizer_tensors(optimizer) | {"rng.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    info = {"step": step, "tokens": tokens, "seconds": seconds, "optimizer": _kind(optimizer)}
-    write_tensors(path, tensors, info)
-
-
-def load_state(path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int, float]:
-    """Put back what `save_state` wrote; returns (step, tokens, seconds). CheckpointError if it is another run's."""
-    tensors, info = read_tensors(path)
-    own = {f"model.{name}": tensor for name, tensor in weights_of(model).items()}
-    stored = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    if {k: t.shape for k, t in own.items()} != {k: t.shape for k, t in stored.items()} or (
-        info.get("optimizer") != _kind(optimizer)
-    ):
-        raise CheckpointError(f"{path} is the state of another model or optimizer: start anew with resume=False")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(stored[name])
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            like = parameters[int(index)]
-            if tensor.shape == like.shape:  # laid out in memory as its parameter is: fused AdamW reads both in one pass
-                tensor = torch.empty_like(like, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["rng.cpu"])
-    if "rng.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
-    return info["step"], info["tokens"], info["seconds"]
-
-
-def _optimizer_tensors(optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"optimizer.{i}.{key}": t for i, s in state.items() for key, t in s.items() if isinstance(t, Tensor)}
-
-
-def _kind(optimizer) -> list:
-    return [type(optimizer).__name__, *(len(group["params"]) for group in optimizer.param_groups)]
-
-
-def _earlier_records(log_path, step: int) -> list[Record]:
-    """Begin the log at update `step`: keep the lines up to it, drop what came after the state was saved."""
-    if not log_path:
-        return []
-    path, records = Path(log_path), []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for line in path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []:
-        try:
-            records.append(Record(**json.loads(line)))
-        except (ValueError, TypeError):
-            break  # the line that the interruption cut short
-    records = [record for record in records if record.step <= step]
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text("".join(json.dumps(asdict(r)) + "\n" for r in records), encoding="utf-8")
-    os.replace(unfinished, path)
-    return records

@@ -12,7 +12,7 @@ LAYERS = (  # a module imports from lower rows, or from the left in its own
     "tokenizer unigram chat world corpora data tasks",
     "positions flash attention moe model cache decode cost",
     "checkpoint hf_tokenizer hf_config hf activations logprobs optim sampling",
-    "generate engine train",
+    "generate engine distributed run train",
     "scaling evaluate sft quantize lora adapters reward ppo dpo grpo speculative merge",
     "rag agent pipeline",
     "plots widgets",

@@ -7,41 +7,17 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from run_cases import CONFIG, batches, make_model, noisy_loss, results, same_weights
 
-from llmkit import train
+from llmkit import run
 from llmkit.checkpoint import CheckpointError
 from llmkit.config import ModelConfig
 from llmkit.cost import training_flops
 from llmkit.data import Batch
+from llmkit.device import peak_memory_bytes
 from llmkit.model import Transformer
 from llmkit.optim import adamw, constant, muon
-from llmkit.train import NonFiniteLoss, Record, document_nats, fit, next_token_loss
-
-CONFIG = ModelConfig(
-    vocab_size=32, context_length=16, n_layer=2, n_head=2, n_kv_head=1, d_model=16, head_dim=8, d_ff=32
-)
-
-
-def make_model(seed=0):
-    torch.manual_seed(seed)
-    return Transformer(CONFIG)
-
-
-def batches(step, batch_size=4):
-    """Counting upwards from a random id: the next token is always the last one plus 1."""
-    g = torch.Generator().manual_seed(step)
-    rows = (torch.randint(0, 32, (batch_size, 1), generator=g) + torch.arange(13)) % 32
-    return Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), torch.zeros(batch_size, 12, dtype=torch.int64))
-
-
-def same_weights(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-
-
-def results(records):
-    """What must not depend on the clock or on where a run was cut."""
-    return [(r.step, r.loss, r.lr, r.grad_norm, r.tokens, r.evals) for r in records]
-
+from llmkit.train import NonFiniteLoss, Record, compiled, document_nats, fit, next_token_loss
 
 # --- The loss ------------------------------------------------------------------------------------------------------
 
@@ -203,6 +179,23 @@ def test_utilisation_is_the_share_of_the_peak():
     assert record.mfu == pytest.approx(record.tok_s * training_flops(CONFIG, 12).total / 12 / 1e9)
 
 
+def test_records_tell_the_peak_of_memory():
+    records = fit(make_model(), batches, 2)
+    assert [r.peak_bytes for r in records] == sorted(r.peak_bytes for r in records)
+    assert 50e6 < records[-1].peak_bytes <= peak_memory_bytes()  # torch alone takes more
+
+
+def test_torch_compile_is_refused_with_a_sentence_and_fit_does_without(monkeypatch):
+    def no_compiler(function):
+        raise FileNotFoundError("g++")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    model = make_model()
+    with pytest.raises(RuntimeError, match="needs a C.. compiler.*or train without"):
+        compiled(model)
+    assert fit(model, batches, 1)[0].loss == next_token_loss(make_model(), batches(0)).item()
+
+
 def test_the_log_holds_the_records(tmp_path):
     records = fit(make_model(), batches, 3, log_path=tmp_path / "logs" / "run.jsonl")
     lines = (tmp_path / "logs" / "run.jsonl").read_text().splitlines()
@@ -220,11 +213,6 @@ def test_bad_parameters_are_named(bad):
 
 
 # --- Resume --------------------------------------------------------------------------------------------------------
-
-
-def noisy_loss(model, batch):
-    """Draws from torch's global generator, which therefore has to be resumed as well."""
-    return next_token_loss(model, batch) * (1 + 0.1 * torch.rand(()))
 
 
 def momentum(model):
@@ -321,7 +309,7 @@ def test_a_bad_row_is_found_and_the_good_weights_stay(tmp_path):
     assert same_weights(model, good)  # five updates, none of them NaN
     assert all(p.grad is None for p in model.parameters())
     restored = make_model(1)
-    assert train.load_state(state, restored, adamw(restored, 1e-3))[0] == 4
+    assert run.load_state(state, restored, adamw(restored, 1e-3))[0] == 4
 
 
 def test_a_bad_row_is_found_among_accumulated_batches():
