@@ -91,7 +91,7 @@ def wrap(model: nn.Module, how: str) -> nn.Module:
     if size() == 1:
         return model
     if how == "ddp":
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        return DistributedDataParallel(model)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
