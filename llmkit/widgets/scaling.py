@@ -13,7 +13,7 @@ from typing import NamedTuple
 import ipywidgets
 import numpy as np
 
-from llmkit.plots import DRAWN, MODEL, NEW, NEXT, STRANGER, TRUTH
+from llmkit.plots import DRAWN, MODEL, NEW, NEXT, STRANGER, TRUTH, short
 from llmkit.scaling import Law, as_table
 from llmkit.widgets import svg
 from llmkit.widgets.frame import Frame, Picture
@@ -59,7 +59,7 @@ def scaling_desk(
             1.0, base=2, min=-3, max=3, step=0.25, description="N, times the best", style=wide, readout_format=".2f"
         ),
         "served": ipywidgets.SelectionSlider(
-            options=[(_short(s) if s else "none", s) for s in SERVED], description="tokens to serve", style=wide
+            options=[(short(s) if s else "none", s) for s in SERVED], description="tokens to serve", style=wide
         ),
     }
     return Frame("Scaling desk", lambda **state: draw(desk, **state), controls)
@@ -110,16 +110,16 @@ def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _budget_words(fit: Law, table, desk: Desk, budget: float) -> str:
     n, d = fit.optimal(budget)
     sizes = best_sizes(table, np.array([budget]))
-    low, high = (_short(float(end[0])) for end in band(sizes))
+    low, high = (short(float(end[0])) for end in band(sizes))
     least, most = (float(end[0]) for end in band(losses(table, sizes, budget / 6 / sizes)))
     beyond = budget / max(run.flops for run in desk.fitted)
-    said = f"{budget:.1e} FLOPs: best N {_short(n)} [{low}, {high}] and D {_short(d)}, {d / n:.0f} tokens a parameter; "
+    said = f"{budget:.1e} FLOPs: best N {short(n)} [{low}, {high}] and D {short(d)}, {d / n:.0f} tokens a parameter; "
     said += f"loss {fit.loss(n, d):.3f} [{least:.3f}, {most:.3f}], known entropy {desk.floor:.3f}."
     return said + (f" That is {beyond:.0f} times the largest budget in the fit." if beyond > 1.5 else "")
 
 
 def _size_words(fit: Law, budget: float, size: float, n: float) -> str:
-    return "" if size == 1 else f"With {size:.2f} times that size, N {_short(n)}: {fit.loss(n, budget / 6 / n):.3f}."
+    return "" if size == 1 else f"With {size:.2f} times that size, N {short(n)}: {fit.loss(n, budget / 6 / n):.3f}."
 
 
 def _near(fit: Law, table, desk: Desk, budget: float) -> str:
@@ -127,7 +127,7 @@ def _near(fit: Law, table, desk: Desk, budget: float) -> str:
         return ""
     run = min(desk.held_out, key=lambda run: abs(math.log(run.flops / budget)))
     low, high = (float(end[0]) for end in band(losses(table, run.n, run.d)))
-    said = f"Held-out run nearest to it: N {_short(run.n)}, D {_short(run.d)}, predicted {fit.loss(run.n, run.d):.3f} "
+    said = f"Held-out run nearest to it: N {short(run.n)}, D {short(run.d)}, predicted {fit.loss(run.n, run.d):.3f} "
     return said + f"[{low:.3f}, {high:.3f}], measured {run.loss:.3f}."
 
 
@@ -136,16 +136,8 @@ def _deployment_words(fit: Law, goal: float, best_n: float, best_d: float, serve
     saved = 1 - (6 * n * d + 2 * n * served) / (6 * best_n * best_d + 2 * best_n * served)
     if not served:
         return "Nothing is served, so the best model is the cheapest."
-    said = f"To serve {_short(served)} tokens at this loss, cheapest in all: N {_short(n)}, D {_short(d)} "
+    said = f"To serve {short(served)} tokens at this loss, cheapest in all: N {short(n)}, D {short(d)} "
     return said + f"({d / n:.0f} tokens a parameter), {saved:.0%} less than with the best N."
-
-
-def _short(value: float) -> str:
-    """A count in three digits: 870k, 4.2M, 1.5e12."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if unit <= value < 1000 * unit:
-            return f"{value / unit:.3g}{name}"
-    return f"{value:.3g}"
 
 
 # ---- panels ----
@@ -196,7 +188,7 @@ class Axes:
 
 
 def _tick(value: float) -> str:
-    return f"1e{round(math.log10(value))}" if value >= 1e9 else _short(value)
+    return f"1e{round(math.log10(value))}" if value >= 1e9 else short(value)
 
 
 def _powers(low: float, high: float, steps: Sequence[float] = (1,)) -> list[float]:
