@@ -54,6 +54,36 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class MoEConfig:
+    """A mixture of experts in the place of each layer's MLP (`moe` computes it): a router sends every token to
+    `n_active` of `n_expert` small SwiGLUs; `n_shared` more see all tokens.
+
+    With n_active 1 and norm_weights the one weight is always 1, and the language loss cannot teach the router.
+    """
+
+    n_expert: int  # experts to choose from
+    n_active: int  # experts that a token is sent to; Qwen3's num_experts_per_tok
+    d_expert: int  # hidden width of one expert; moe_intermediate_size
+    n_shared: int = 0  # experts of the same width that no router decides about
+    norm_weights: bool = True  # a token's weights sum to one; norm_topk_prob
+    capacity_factor: float | None = None  # an expert takes this many times its even share; None: all that is sent to it
+
+    def __post_init__(self):
+        for name in ("n_expert", "n_active", "d_expert"):
+            _check_count(f"moe {name}", getattr(self, name))
+        if self.n_active > self.n_expert:
+            raise ValueError(f"moe n_active ({self.n_active}) is more than the n_expert ({self.n_expert}) there are")
+        if not (_is_whole(self.n_shared) and self.n_shared >= 0):
+            raise ValueError(f"moe n_shared must be a whole number, 0 or more, not {self.n_shared!r}")
+        if not isinstance(self.norm_weights, bool):
+            raise ValueError(f"moe norm_weights must be True or False, not {self.norm_weights!r}")
+        if self.capacity_factor is not None and not _is_positive(self.capacity_factor):
+            raise ValueError(
+                f"moe capacity_factor must be above 0, or None to drop nothing, not {self.capacity_factor!r}"
+            )
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything that decides a model's shapes; equal configs make models with equal state dicts."""
 
@@ -64,7 +94,7 @@ class ModelConfig:
     n_kv_head: int  # key/value heads, each shared by n_head / n_kv_head query heads
     d_model: int
     head_dim: int  # need not be d_model / n_head
-    d_ff: int
+    d_ff: int  # hidden width of the MLP; with `moe` there is none
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
     tie_embeddings: bool = True  # lm_head.weight is tok_emb.weight
@@ -75,6 +105,7 @@ class ModelConfig:
     bias: bool = False  # in every projection but lm_head, and in LayerNorm
     sliding_window: int | None = None  # a query sees this many keys, its own included; None: all before it
     rope_scaling: RopeScaling | None = None
+    moe: MoEConfig | None = None  # experts instead of one MLP, in every layer
 
     def __post_init__(self):
         for name in SIZES:
@@ -96,6 +127,13 @@ class ModelConfig:
             if not _is_positive(getattr(self, name)):
                 raise ValueError(f"{name} must be a finite number above 0, not {getattr(self, name)!r}")
         self._check_positions()
+        if self.moe is not None and not isinstance(self.moe, MoEConfig):
+            raise ValueError(f"moe must be a MoEConfig or None, not {self.moe!r}")
+        if self.moe is not None and (self.mlp != "swiglu" or self.bias):
+            raise ValueError(
+                f"experts are SwiGLUs without biases, but mlp is {self.mlp!r} and bias {self.bias}: "
+                "take those with moe=None"
+            )
 
     def _check_positions(self):
         if self.positions == "rope" and self.head_dim % 2:
@@ -121,8 +159,9 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
         """Build from `to_dict`'s output; an unknown or missing field is a ValueError that names it."""
-        if isinstance(values.get("rope_scaling"), dict):
-            values = {**values, "rope_scaling": _build(RopeScaling, values["rope_scaling"], "rope_scaling")}
+        for name, part in (("rope_scaling", RopeScaling), ("moe", MoEConfig)):
+            if isinstance(values.get(name), dict):
+                values = {**values, name: _build(part, values[name], name)}
         return _build(cls, values, "model config")
 
 

@@ -1,11 +1,12 @@
-"""Models in Hugging Face's layout, read and written: Llama, Qwen3 and GPT-2.
+"""Models in Hugging Face's layout, read and written: Llama, Qwen3, Qwen3-MoE and GPT-2.
 
     model, tokenizer = load_hf("a/folder")        save_hf("a/folder", model, tokenizer)
 
 A folder holds config.json (see `hf_config`), the tokenizer (see `hf_tokenizer`) and the weights as safetensors, in one
 file or in several with an index. Ours are the same tensors, named and cut otherwise: query, key and value are stacked,
-so are gate and up, and GPT-2's matrices are transposed (it writes a linear layer as x W). Logits and ids equal
-transformers' (tests/parity). Departures: weights become float32, and weights that are pickled are not read at all.
+so are gate and up and a layer's experts, and GPT-2's matrices are transposed (it writes a linear layer as x W). Logits
+and ids equal transformers' (tests/parity). Departures: weights become float32, and weights that are pickled are not
+read at all.
 """
 
 import json
@@ -55,7 +56,9 @@ GPT2_NAMES = {
     "blocks.*.mlp.up": ("transformer.h.*.mlp.c_fc",),
     "blocks.*.mlp.down": ("transformer.h.*.mlp.c_proj",),
 }
-NAMES = {"llama": LLAMA_NAMES, "qwen3": LLAMA_NAMES, "gpt2": GPT2_NAMES}
+QWEN3_MOE_NAMES = LLAMA_NAMES | {"blocks.*.mlp.router": ("model.layers.*.mlp.gate",)}
+NAMES = {"llama": LLAMA_NAMES, "qwen3": LLAMA_NAMES, "qwen3_moe": QWEN3_MOE_NAMES, "gpt2": GPT2_NAMES}
+EXPERT_NAMES = {"gate_up": ("gate_proj", "up_proj"), "down": ("down_proj",)}  # each expert's, stacked in this order
 BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias)$")  # old files hold these constants
 
 
@@ -80,11 +83,13 @@ def load_hf(path_or_repo: str | Path) -> tuple[Transformer, Tokenizer | HFTokeni
     except CheckpointError as error:
         raise CheckpointError(f"cannot load {folder}: {error}") from None
     model.pos_emb = position_embedding(config)  # RoPE's tables are in no file
-    weights = {name: torch.empty_like(weight, device="cpu") for name, weight in weights_of(model).items()}
-    for name, part in _cut(family, config, weights).items():
-        path, key, *_ = stored[name]
+    weights = {name: torch.zeros_like(weight, device="cpu") for name, weight in weights_of(model).items()}
+    parts = _cut(family, config, weights)  # all but the router's bias, which stays 0
+    for path in {stored[name][0] for name in parts}:
         with safe_open(path, framework="pt") as file:
-            part.copy_(file.get_tensor(key))
+            for name, part in parts.items():
+                if stored[name][0] == path:
+                    part.copy_(file.get_tensor(stored[name][1]))
     model.load_state_dict(weights, strict=False, assign=True)
     if config.tie_embeddings:
         model.lm_head.weight = model.tok_emb.weight
@@ -103,6 +108,8 @@ def save_hf(path: str | Path, model: Transformer, tokenizer: Tokenizer | HFToken
         plain = weights_of(Transformer(config))
     if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in plain.items()}:
         raise CheckpointError("these are not a plain model's weights: merge adapters, undo quantization, then save")
+    if any(weight.any() for name, weight in weights.items() if name.endswith("mlp.bias")):
+        raise CheckpointError("a router's bias is not 0, and Qwen3-MoE has none: train with the balance loss")
     _check_ids(tokenizer, config)
     if path.exists() and not (path.is_dir() and {file.name for file in path.iterdir()} <= WRITTEN):
         raise CheckpointError(f"{path} holds other things than an exported model: save to a new folder of its own")
@@ -149,6 +156,11 @@ def _cut(family: str, config: ModelConfig, weights: dict[str, Tensor]) -> dict[s
     for name, tensor in weights.items():
         module, _, kind = name.rpartition(".")
         layer = (re.findall(r"^blocks\.(\d+)", module) or [""])[0]
+        if module.endswith(".mlp"):  # experts, stacked, and the router's bias
+            for e, expert in enumerate(tensor if kind in EXPERT_NAMES else ()):
+                for their, part in zip(EXPERT_NAMES[kind], expert.chunk(len(EXPERT_NAMES[kind])), strict=True):
+                    parts[f"model.layers.{layer}.mlp.experts.{e}.{their}.weight"] = part
+            continue
         theirs = NAMES[family][re.sub(r"^blocks\.\d+", "blocks.*", module)]
         if family == "gpt2" and layer and tensor.dim() == 2:
             tensor = tensor.T

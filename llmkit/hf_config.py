@@ -2,19 +2,26 @@
 
     read_config(values) -> ("llama", ModelConfig(...))        write_config(ModelConfig(...)) -> ("qwen3", values)
 
-Llama (arXiv 2302.13971), Qwen3 (2505.09388) and GPT-2. A config.json holds many settings, most of which do not touch
-the logits; those that do are either translated or required to be what the model does. RoPE's settings are read in
-both their forms (`rope_theta` and `rope_scaling`; since version 5 of transformers `rope_parameters`) and written in the
-older one, which every version reads. NTK scaling is written as the larger theta that it is.
+Llama (arXiv 2302.13971), Qwen3 and Qwen3-MoE (2505.09388), and GPT-2. A config.json holds many settings, most of which
+do not touch the logits; those that do are either translated or required to be what the model does. RoPE's settings are
+read in both their forms (`rope_theta` and `rope_scaling`; since version 5 of transformers `rope_parameters`) and
+written in the older one, which every version reads. NTK scaling is written as the larger theta that it is.
 """
 
 from llmkit.checkpoint import CheckpointError
-from llmkit.config import ModelConfig, RopeScaling
+from llmkit.config import ModelConfig, MoEConfig, RopeScaling
 
-CLASSES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM", "gpt2": "GPT2LMHeadModel"}
+CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+}
+_LLAMA_SWITCHES = dict(norm="rms", mlp="swiglu", positions="rope")
 SWITCHES = {  # fields of ModelConfig that an architecture fixes
-    "qwen3": dict(norm="rms", mlp="swiglu", positions="rope", qk_norm=True, bias=False),
-    "llama": dict(norm="rms", mlp="swiglu", positions="rope", qk_norm=False, sliding_window=None),
+    "qwen3_moe": _LLAMA_SWITCHES | dict(qk_norm=True, bias=False, sliding_window=None),
+    "qwen3": _LLAMA_SWITCHES | dict(qk_norm=True, bias=False, moe=None),
+    "llama": _LLAMA_SWITCHES | dict(qk_norm=False, sliding_window=None, moe=None),
     "gpt2": dict(norm="layer", mlp="gelu", positions="learned", qk_norm=False, bias=True, sliding_window=None),
 }
 _LLAMA_FIELDS = dict(  # ours = theirs
@@ -39,10 +46,23 @@ _GPT2_FIELDS = dict(
     norm_eps="layer_norm_epsilon",
     tie_embeddings="tie_word_embeddings",
 )
-FIELDS = {"llama": _LLAMA_FIELDS, "qwen3": _LLAMA_FIELDS, "gpt2": _GPT2_FIELDS}
+FIELDS = {"llama": _LLAMA_FIELDS, "qwen3": _LLAMA_FIELDS, "qwen3_moe": _LLAMA_FIELDS, "gpt2": _GPT2_FIELDS}
+MOE_FIELDS = dict(  # of MoEConfig
+    n_expert="num_experts",
+    n_active="num_experts_per_tok",
+    d_expert="moe_intermediate_size",
+    norm_weights="norm_topk_prob",
+)
 REQUIRED = {  # settings that change the function: what they must be, the value of a file that is silent first
     "llama": dict(hidden_act=["silu"]),
     "qwen3": dict(hidden_act=["silu"], attention_bias=[False]),
+    "qwen3_moe": dict(  # experts in every layer
+        hidden_act=["silu"],
+        attention_bias=[False],
+        use_sliding_window=[False],
+        decoder_sparse_step=[1],
+        mlp_only_layers=[[], None],
+    ),
     "gpt2": dict(
         activation_function=["gelu_new", "gelu_pytorch_tanh"],
         scale_attn_weights=[True],
@@ -77,6 +97,8 @@ def read_config(values: dict) -> tuple[str, ModelConfig]:
             fields["bias"] = _read_bias(values)
         if family == "qwen3":
             fields["sliding_window"] = _read_window(values)
+        if family == "qwen3_moe":
+            fields["moe"] = MoEConfig(**{ours: values[theirs] for ours, theirs in MOE_FIELDS.items()})
         return family, ModelConfig(**fields)
     except KeyError as error:
         raise CheckpointError(f"{error.args[0]} is missing") from None
@@ -91,6 +113,9 @@ def _silent(family: str, values: dict) -> dict:
         return dict(n_inner=width and 4 * width, layer_norm_epsilon=1e-5, tie_word_embeddings=True)
     heads, width = values.get("num_attention_heads"), values.get("hidden_size")
     common = dict(num_key_value_heads=heads, rms_norm_eps=1e-6, tie_word_embeddings=False)
+    if family == "qwen3_moe":
+        common["norm_topk_prob"] = False
+        common |= {"num_experts": values["num_local_experts"]} if "num_local_experts" in values else {}  # its new name
     return common | dict(head_dim=128 if family == "qwen3" else heads and width and width // heads)
 
 
@@ -147,6 +172,11 @@ def write_config(config: ModelConfig) -> tuple[str, dict]:
     }
     if config.n_kv_head != config.n_head or config.head_dim * config.n_head != config.d_model:
         differs["gpt2"].append("n_kv_head" if config.n_kv_head != config.n_head else "head_dim")
+    if config.moe is None:
+        differs["qwen3_moe"].append("moe")
+    else:
+        values |= values["moe"]
+        differs["qwen3_moe"] += [name for name in ("n_shared", "capacity_factor") if values[name]][:1]
     family = min(differs, key=lambda name: len(differs[name]))
     if differs[family]:
         name = differs[family][0]
@@ -160,6 +190,8 @@ def write_config(config: ModelConfig) -> tuple[str, dict]:
         written["rope_theta"], written["rope_scaling"] = _write_rope(config)
     if family == "llama":
         written |= dict(attention_bias=config.bias, mlp_bias=config.bias)
+    if family == "qwen3_moe":
+        written |= {theirs: values[ours] for ours, theirs in MOE_FIELDS.items()}
     if family == "qwen3":
         window = config.sliding_window
         layer_type = "full_attention" if window is None else "sliding_attention"

@@ -6,7 +6,7 @@ RMSNorm before each branch, RoPE, grouped-query attention with QK-norm, SwiGLU, 
 equal transformers' Qwen3ForCausalLM on the same weights (tests/parity). Departures: query/key/value and gate/up are
 each one matrix (one product instead of three and two), and weights start as GPT-2's do (see `init_weights`). With
 LayerNorm, learned positions, a GELU MLP and biases instead, each a class chosen by a switch of the config, they equal
-GPT2LMHeadModel's; other positions, a sliding window and a stretched RoPE are switches as well.
+GPT2LMHeadModel's; other positions, a sliding window, a stretched RoPE and experts (`moe`) are switches as well.
 
 Shapes: B batch, T query time, S key time, C d_model, F d_ff, V vocab, L layers.
 """
@@ -19,6 +19,7 @@ from torch import nn
 
 from llmkit.attention import Attention, Linear, RMSNorm, document_mask, sliding_window_mask
 from llmkit.config import ModelConfig
+from llmkit.moe import MoE
 from llmkit.positions import position_embedding
 
 
@@ -48,6 +49,7 @@ class GeluMLP(nn.Module):
 
 
 MLPS = {"swiglu": SwiGLU, "gelu": GeluMLP}
+WRITES_RESIDUAL = ("attn.out.weight", "mlp.down.weight", "mlp.down", "mlp.shared_down.weight")  # the last two: MoE
 
 
 def norm(config: ModelConfig) -> nn.Module:
@@ -65,7 +67,7 @@ class Block(nn.Module):
         self.norm1 = norm(config)
         self.attn = Attention(config)
         self.norm2 = norm(config)
-        self.mlp = MLPS[config.mlp](config)
+        self.mlp = MLPS[config.mlp](config) if config.moe is None else MoE(config)
 
     def forward(self, x, angles=None, mask=None, cache=None, layer=0):
         x = x + self.attn(self.norm1(x), angles, mask, cache, layer)
@@ -89,11 +91,11 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self):
-        """Normal(0, 0.02), as GPT-2; the 2L matrices that write to the residual stream are smaller by sqrt(2L), so that
-        the stream's variance at the start does not grow with depth. Norm weights start at one, biases at zero."""
+        """Normal(0, 0.02), as GPT-2; matrices that write to the residual stream are smaller by sqrt(2L), so that the
+        stream's variance at the start does not grow with depth. Norm weights start at one, biases at zero."""
         for name, weight in self.named_parameters():
-            if weight.dim() == 2:
-                writes_residual = name.endswith(("attn.out.weight", "mlp.down.weight"))
+            if weight.dim() >= 2:
+                writes_residual = name.endswith(WRITES_RESIDUAL)
                 weight.normal_(0.0, 0.02 / math.sqrt(2 * self.config.n_layer) if writes_residual else 0.02)
             elif name.endswith("bias"):
                 weight.zero_()
@@ -103,7 +105,7 @@ class Transformer(nn.Module):
         speed or more where the hardware has it. Weights, gradients, norms and the residual stream stay as they are.
         None goes back. Returns the model."""
         for module in self.modules():
-            if isinstance(module, Linear):
+            if isinstance(module, (Linear, MoE)):
                 module.compute_dtype = dtype
         self.compute_dtype = dtype
         return self

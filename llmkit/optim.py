@@ -40,17 +40,19 @@ def adamw(
 
 
 def orthogonalise(matrix: torch.Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """The matrix with its singular values moved close to 1 (0.7 to 1.2) by a quintic Newton-Schulz iteration.
+    """The matrix, or each of a stack (..., m, n), with its singular values moved close to 1 (0.7 to 1.2) by a quintic
+    Newton-Schulz iteration.
 
     It forgives rough arithmetic: `dtype` bfloat16 does, and is faster where the hardware has it.
     """
     a, b, c = 3.4445, -4.7750, 2.0315  # chosen by Jordan for speed: they get near 1 fast, and stay near, not at it
-    x = (matrix / matrix.norm().clamp_min(1e-7)).to(dtype)
-    x = x.mT if matrix.shape[0] > matrix.shape[1] else x  # the smaller side first: cheaper products
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = (matrix / matrix.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)).to(dtype)
+    x = x.mT if tall else x  # the smaller side first: cheaper products
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    x = x.mT if matrix.shape[0] > matrix.shape[1] else x
+    x = x.mT if tall else x
     return x.to(matrix.dtype)
 
 
@@ -78,7 +80,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight)
         state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
         ahead = weight.grad.lerp(state["momentum"], group["momentum"])  # Nesterov
-        return orthogonalise(ahead, dtype=group["compute_dtype"]) * (0.2 * math.sqrt(max(weight.shape)))
+        return orthogonalise(ahead, dtype=group["compute_dtype"]) * (0.2 * math.sqrt(max(weight.shape[-2:])))
 
     def _adamw(self, weight, group):
         state, (beta1, beta2) = self.state[weight], group["betas"]
@@ -94,6 +96,7 @@ class Muon(torch.optim.Optimizer):
 
 def muon(model: nn.Module, lr: float, weight_decay: float = 0.1) -> Muon:
     """Muon over the trainable parameters of `model`, computing in its dtype. ValueError if nothing is trainable.
+    Stacked experts (E, m, n) count as E matrices.
 
     Embeddings and the output projection are matrices too, but a row is one token's or position's: they keep AdamW.
     """
@@ -101,8 +104,8 @@ def muon(model: nn.Module, lr: float, weight_decay: float = 0.1) -> Muon:
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise ValueError("no parameter of the model requires a gradient: there is nothing to train")
-    inner = [p for p in trainable if p.ndim == 2 and id(p) not in outer]
-    ends = [p for p in trainable if p.ndim == 2 and id(p) in outer]
+    inner = [p for p in trainable if p.ndim >= 2 and id(p) not in outer]
+    ends = [p for p in trainable if p.ndim >= 2 and id(p) in outer]
     vectors = [p for p in trainable if p.ndim < 2]
     groups = [
         {"params": inner, "matrices": True, "weight_decay": weight_decay, "compute_dtype": model.compute_dtype},
