@@ -98,7 +98,7 @@ def wrap(model: nn.Module, how: str) -> nn.Module:
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = tensor.data.contiguous()  # llmkit's Linear stores columns; FSDP wants rows
         dist.broadcast(tensor.data, src=0)
-    mesh = init_device_mesh("cuda" if "nccl" in dist.get_backend() else "cpu", (size(),))
+    mesh = init_device_mesh(best_device().value.type, (size(),))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)

@@ -17,7 +17,7 @@ from llmkit.optim import adamw, constant, muon
 from llmkit.run import no_better
 from llmkit.train import NonFiniteLoss, fit, next_token_loss
 
-FOLDER = Path(sys.argv[1])
+FOLDER = Path(sys.argv[-1])
 STEPS = 5
 
 
