@@ -1,22 +1,28 @@
 """The life of the model as one script: every checkpoint that the course ships is made by a stage of this file.
 
+    python -m llmkit.pipeline trial           a rehearsal with little of everything, in about a minute
     python -m llmkit.pipeline base            train (or resume) one stage
     python -m llmkit.pipeline --list          the stages and their recipes
+    torchrun --nproc-per-node 8 -m llmkit.pipeline base         the same on eight GPUs (DDP)
 
-A stage writes its state and log to work/runs/<stage>, survives being killed at any moment (run it again, it goes on),
-and ends by saving a checkpoint with a card: data, recipe, loss beside the floor for each kind, and scores with 95 %
-intervals.
+A stage writes its state and log to work/runs/<stage> and ends by saving a checkpoint with a card: data, recipe, loss
+beside the floor for each kind, and scores with 95 % intervals. Ctrl-C saves and stops; a kill at any moment costs
+what came after the last save. The same command goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from llmkit import checkpoint, device, evaluate, tasks
+from llmkit import checkpoint, device, distributed, evaluate, tasks
 from llmkit.config import preset
 from llmkit.data import PackedBatches, load_tokens, save_tokens
 from llmkit.model import Transformer
@@ -28,7 +34,7 @@ from llmkit.world import KINDS, World
 ROOT = Path(__file__).resolve().parents[1]
 DATA_SEED, VALIDATION_SEED = 1, 2
 N_TOKENIZER_DOCUMENTS = 20_000
-N_VALIDATION_DOCUMENTS, N_QUESTIONS = 1_000, 300
+SAVE_EVERY, N_WATCHED = 100, 100  # updates between saves; documents that the excess on the way is taken from
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Pretraining:
     lr: float
     n_documents: int
     seed: int = 0
+    n_validation: int = 1_000  # documents of the report
+    n_questions: int = 300  # of the report, for each task
 
     @property
     def tokens(self) -> int:
@@ -49,9 +57,11 @@ class Pretraining:
 
 
 STAGES = {
+    "trial": Pretraining("tiny", 30, batch_size=4, context_length=128, lr=5e-3, n_documents=2_000,
+                         n_validation=100, n_questions=5),
     "draft": Pretraining("tiny", steps=4_000, batch_size=16, context_length=128, lr=5e-3, n_documents=160_000),
     "base": Pretraining("small", steps=4_000, batch_size=16, context_length=256, lr=4e-3, n_documents=300_000),
-}
+}  # fmt: skip
 
 
 def town_tokenizer(world: World) -> Tokenizer:
@@ -64,62 +74,98 @@ def town_tokenizer(world: World) -> Tokenizer:
 def tokens(world: World, tokenizer: Tokenizer, n_documents: int, folder: Path):
     """The training documents as one memory-mapped stream of ids, written once."""
     path = folder / f"town-{world.fingerprint}-{tokenizer.fingerprint[:8]}-{n_documents}.bin"
-    if not path.exists():
+    if distributed.is_main() and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         save_tokens(path, (d.text for d in world.documents(n_documents, DATA_SEED)), tokenizer)
+    distributed.wait()
     return load_tokens(path, tokenizer)
 
 
-def pretrain(name: str, work: Path, out: Path) -> None:
+def pretrain(name: str, work: Path, out: Path, machine: torch.device | None = None) -> None:
     """Train stage `name`, resuming what was begun, and save its checkpoint to `out`/name."""
     recipe, world = STAGES[name], World(0)
     tokenizer = town_tokenizer(world)
     stream = tokens(world, tokenizer, recipe.n_documents, work / "data")
+    documents = world.documents(recipe.n_validation, VALIDATION_SEED)
     device.seed_everything(recipe.seed)
-    machine = device.best_device().value
+    machine = machine or device.best_device().value
     dtype = device.best_dtype(machine).value
     model = Transformer(preset(recipe.preset)).to(machine).compute_in(dtype)
     batches = PackedBatches(stream, recipe.batch_size, recipe.context_length, recipe.seed)
     run = work / "runs" / name
-    run.mkdir(parents=True, exist_ok=True)
-    fit(
-        model, batches, recipe.steps,
-        optimizer=muon(model, recipe.lr), schedule=warmup_cosine(recipe.steps, recipe.steps // 20, floor=0.05),
-        on_step=progress(recipe.steps), log_path=run / "log.jsonl",
-        state_path=run / "state.safetensors", save_every=100, resume=True,
-    )  # fmt: skip
+    with asked_to_stop() as asked:
+        show = progress(recipe.steps)
+        records = fit(
+            distributed.wrap(model, "ddp"), batches, recipe.steps,
+            optimizer=muon(model, recipe.lr), schedule=warmup_cosine(recipe.steps, recipe.steps // 20, floor=0.05),
+            eval_fn=lambda model: excess(model, tokenizer, documents[:N_WATCHED]), eval_every=SAVE_EVERY,
+            on_step=lambda record: show(record) or asked.is_set(), log_path=run / "log.jsonl",
+            state_path=run / "state.safetensors", save_every=SAVE_EVERY, resume=True,
+        )  # fmt: skip
+    if not distributed.is_main():
+        return
+    if records[-1].step < recipe.steps:
+        print(f"stopped after update {records[-1].step:,}, which is saved; the same command goes on from there")
+        return
     card = {
         "what": f"{recipe.preset} model pretrained on the town of {world.town.name}", "world": world.fingerprint,
         "command": f"python -m llmkit.pipeline {name}", "recipe": asdict(recipe), "tokens": recipe.tokens,
-        "dtype": str(dtype).removeprefix("torch."), **report(model.compute_in(None), tokenizer, world),
+        "dtype": str(dtype).removeprefix("torch."),
+        **report(model.compute_in(None), tokenizer, world, documents, recipe.n_questions),
     }  # fmt: skip
     saved = checkpoint.save(out / name, model, tokenizer, card, dtype=torch.bfloat16)
     print(f"saved {saved}")
 
 
-def report(model, tokenizer, world: World) -> dict:
+def report(model, tokenizer, world: World, documents, n_questions: int) -> dict:
     """What a card says of a model: loss and floor per kind, and the score of every task with its interval."""
     model.eval()
-    documents = world.documents(N_VALIDATION_DOCUMENTS, VALIDATION_SEED)
     losses = {kind: evaluate.excess_loss(model, tokenizer, [d for d in documents if d.kind == kind]) for kind in KINDS}
-    scores = {f"{task}/{split}": evaluate.score(model, tokenizer, tasks.load(world, task, split, N_QUESTIONS))
+    scores = {f"{task}/{split}": evaluate.score(model, tokenizer, tasks.load(world, task, split, n_questions))
               for task in tasks.VERIFIERS for split in ("train", "test")}  # fmt: skip
     return {"loss": {k: asdict(v) for k, v in losses.items()}, "scores": {k: asdict(v) for k, v in scores.items()}}
 
 
-def progress(steps: int, every_s: float = 20.0):
-    """An `on_step` that prints a line now and then: step, loss, speed, time left."""
-    printed = -every_s
+def excess(model, tokenizer, documents) -> dict[str, float]:
+    """How far above the least possible loss the model is so far, in nats/token on held-out documents."""
+    return {"excess": evaluate.excess_loss(model, tokenizer, documents).excess}
+
+
+def progress(steps: int, every_s: float = 20.0) -> Callable[[Record], None]:
+    """An `on_step` that prints a line now and then: step, loss, excess so far, speed, time left."""
+    before, known = Record(0, 0.0, 0.0, 0.0, tokens=0, tok_s=0.0, seconds=0.0), ""
 
     def on_step(record: Record) -> None:
-        nonlocal printed
-        if record.seconds - printed >= every_s or record.step == steps:
-            printed = record.seconds
-            minutes = record.seconds / record.step * (steps - record.step) / 60
-            done = f"step {record.step:,}/{steps:,}  loss {record.loss:.3f}"
-            print(f"{done}  {record.tok_s:,.0f} tokens/s  {minutes:.1f} min left", flush=True)
+        nonlocal before, known
+        if record.evals:
+            known = f"  excess {record.evals['excess']:.3f}"
+        if before.step == 0 and record.step > 1:  # a resumed run: its speed is told from here on
+            before = record
+        elif record.seconds - before.seconds >= every_s or record.step in (1, steps):
+            n, seconds = record.step - before.step, record.seconds - before.seconds
+            done = f"step {record.step:,}/{steps:,}  loss {record.loss:.3f}{known}"
+            speed = f"{(record.tokens - before.tokens) / seconds:,.0f} tokens/s"
+            print(f"{done}  {speed}  {seconds / n * (steps - record.step) / 60:.1f} min left", flush=True)
+            before = record
 
     return on_step
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, so that an update is finished and saved; pressed again, it interrupts as usual."""
+    asked = threading.Event()
+
+    def ask(signal_number, frame):
+        asked.set()
+        signal.signal(signal.SIGINT, usual)
+        print("stopping after this update (Ctrl-C again: at once, going back to the last save)", flush=True)
+
+    usual = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def main() -> None:
@@ -133,7 +179,8 @@ def main() -> None:
         for name, recipe in STAGES.items():
             print(f"{name:8} {recipe}")
         return
-    pretrain(arguments.stage, arguments.work, arguments.out)
+    with distributed.launched() as machine:
+        pretrain(arguments.stage, arguments.work, arguments.out, machine)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit import data
+from llmkit.config import preset
+from llmkit.device import peak_memory_bytes
+from llmkit.model import Transformer
 from llmkit.tokenizer import Tokenizer
+from llmkit.train import fit
 
 TEXTS = ["Ann has a cat.", "", "Bob has Ann's cat.", "é 中", "the cat has Bob", "a" * 50]
 
@@ -106,6 +110,21 @@ def test_a_spoilt_token_file_gets_a_sentence(tokenizer, tmp_path, spoil, sentenc
 def test_no_documents_is_an_error(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="there is no document to write"):
         data.save_tokens(tmp_path / "t", [], tokenizer)
+
+
+@pytest.mark.skipif(peak_memory_bytes() is None, reason="this platform does not tell a process's peak memory")
+def test_a_large_token_file_trains_without_being_read(tokenizer, tmp_path):
+    path, n_tokens = tmp_path / "large.bin", 2**31  # 4 GiB of zeros, of which the disk holds next to nothing
+    with open(path, "wb") as file:
+        file.truncate(2 * n_tokens)
+    header = {"format": data.FORMAT, "dtype": "<u2", "n_tokens": n_tokens, "tokenizer": tokenizer.fingerprint}
+    (tmp_path / "large.bin.json").write_text(json.dumps(header))
+    model = Transformer(preset("nano", context_length=1024))
+    before = peak_memory_bytes()
+    batches = data.PackedBatches(data.load_tokens(path, tokenizer), 1, 1024, seed=0)
+    assert fit(model, batches, 3)[-1].tokens == 3 * 1024
+    assert batches.n_windows == 2**21  # 16 MiB of order
+    assert peak_memory_bytes() - before < 2**30  # a quarter of the file, most of it the model's work
 
 
 # ---- packed rows ----

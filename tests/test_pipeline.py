@@ -1,28 +1,38 @@
 """A stage trains, can be cut off and resumed, and leaves a checkpoint whose card says what it is."""
 
+import signal
+from dataclasses import replace
+
 import pytest
 import torch
 
 from llmkit import checkpoint, pipeline
-from llmkit.pipeline import Pretraining
+from llmkit.pipeline import Pretraining, progress
+from llmkit.run import Record
 from llmkit.world import KINDS, World
 
 
 @pytest.fixture
 def small_stage(monkeypatch):
-    recipe = Pretraining("nano", steps=4, batch_size=2, context_length=32, lr=1e-3, n_documents=60)
+    recipe = Pretraining(
+        "nano", steps=4, batch_size=2, context_length=32, lr=1e-3, n_documents=60, n_validation=60, n_questions=3
+    )
     monkeypatch.setattr(pipeline, "STAGES", {"trial": recipe})
     monkeypatch.setattr(pipeline, "N_TOKENIZER_DOCUMENTS", 3000)
-    monkeypatch.setattr(pipeline, "N_VALIDATION_DOCUMENTS", 60)
-    monkeypatch.setattr(pipeline, "N_QUESTIONS", 3)
     monkeypatch.setattr(pipeline, "preset", lambda name: real_preset(name, context_length=512))
+    return recipe
+
+
+def command(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["pipeline", *map(str, arguments)])
+    pipeline.main()
 
 
 real_preset = pipeline.preset
 
 
-def test_a_stage_from_nothing_to_a_checkpoint(small_stage, tmp_path, capsys):
-    pipeline.pretrain("trial", tmp_path / "work", tmp_path / "out")
+def test_the_command_from_nothing_to_a_checkpoint(small_stage, tmp_path, capsys, monkeypatch):
+    command(monkeypatch, "trial", "--work", tmp_path / "work", "--out", tmp_path / "out")
     model, tokenizer = checkpoint.load(tmp_path / "out" / "trial")
     assert tokenizer.vocab_size == model.config.vocab_size == 1024
     card = checkpoint.card(tmp_path / "out" / "trial")
@@ -30,7 +40,46 @@ def test_a_stage_from_nothing_to_a_checkpoint(small_stage, tmp_path, capsys):
     assert card["command"] == "python -m llmkit.pipeline trial"
     assert set(card["loss"]) == set(KINDS) and card["loss"]["story"]["floor"] < card["loss"]["story"]["loss"]
     assert card["scores"]["facts/train"]["n"] == 3
-    assert "step 4/4" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "step 4/4" in lines[-2] and "excess" in lines[-2] and "tokens/s  0.0 min left" in lines[-2]
+    assert lines[-1] == f"saved {tmp_path / 'out' / 'trial'}"
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(small_stage, tmp_path, capsys, monkeypatch):
+    def interrupted(steps):
+        return lambda record: signal.raise_signal(signal.SIGINT) if record.step == 2 else None
+
+    pipeline.pretrain("trial", tmp_path / "whole", tmp_path / "whole")
+    usual = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "progress", interrupted)
+        pipeline.pretrain("trial", tmp_path / "work", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "stopping after this update" in said and "stopped after update 2, which is saved" in said
+    assert not (tmp_path / "out").exists() and signal.getsignal(signal.SIGINT) is usual
+    pipeline.pretrain("trial", tmp_path / "work", tmp_path / "out")
+    first, second = (checkpoint.load(tmp_path / name / "trial")[0].state_dict() for name in ("whole", "out"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_ctrl_c_again_interrupts():
+    with pytest.raises(KeyboardInterrupt):
+        with pipeline.asked_to_stop() as asked:
+            signal.raise_signal(signal.SIGINT)
+            assert asked.is_set()
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_progress_tells_the_recent_speed_and_the_time_left(capsys):
+    show = progress(1000, every_s=20)
+    record = Record(step=401, loss=1.0, lr=0.1, grad_norm=1.0, tokens=401_000, tok_s=5.0, seconds=9_000.0)
+    show(record)  # resumed: what was before is no measure
+    for _ in range(99):
+        record = replace(record, step=record.step + 1, tokens=record.tokens + 1000, seconds=record.seconds + 0.5)
+        show(replace(record, evals={"excess": 0.25} if record.step == 430 else None))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("  ") == ["step 441/1,000", "loss 1.000", "excess 0.250", "2,000 tokens/s", "4.7 min left"]
+    assert len(lines) == 2
 
 
 def test_a_stage_that_is_done_is_not_trained_again(small_stage, tmp_path):
@@ -42,6 +91,5 @@ def test_a_stage_that_is_done_is_not_trained_again(small_stage, tmp_path):
 
 
 def test_the_stages_are_listed(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["pipeline", "--list"])
-    pipeline.main()
+    command(monkeypatch, "--list")
     assert "base" in capsys.readouterr().out
