@@ -3,9 +3,10 @@
     scores = q k^T / sqrt(D);   att = softmax(scores where allowed);   out = att v
 
 `attention` is the definition with everything in sight; `fused_attention` is the same function through PyTorch's fused
-kernel, and the one that the model runs. n_kv_head = n_head is MHA, 1 is MQA, between is GQA. With QK-norm (Qwen3), each
-head's query and key are RMS-normalised before RoPE, which bounds the scores. A mask says where a query may look
-(bool, True: it may), or what is added to its scores (-inf: it may not), which lets ALiBi in.
+kernel, and the one that the model runs (in training on a CPU it runs `kernels.block_causal_attention`). n_kv_head =
+n_head is MHA, 1 is MQA, between is GQA. With QK-norm (Qwen3), each head's query and key are RMS-normalised before RoPE,
+which bounds the scores. A mask says where a query may look (bool, True: it may), or what is added to its scores (-inf:
+it may not), which lets ALiBi in.
 
 Shapes: B batch, T query time, S key time, C d_model, H query heads, K key/value heads, G = H/K, D head_dim.
 """
@@ -15,9 +16,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from llmkit.config import ModelConfig
+from llmkit.kernels import LONGEST, block_causal_attention, rms_norm
 from llmkit.positions import distances, rotate
 
 
@@ -84,43 +85,6 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-def rms_norm(x, weight, eps):
-    """`RMSNorm` as a function; the weight may differ between heads, (H, D). GPUs have a fused kernel, CPUs have not."""
-    weight = weight.to(x.dtype)
-    if not x.is_cpu:
-        return F.rms_norm(x, x.shape[-1:], eps=eps) * weight
-    if torch.is_grad_enabled():
-        return _RMSNorm.apply(x, weight, eps)
-    return (x * weight).mul_(_inverse_rms(x, eps))
-
-
-def _inverse_rms(x, eps):
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return torch.addcmul(x.new_full((), eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
-
-
-class _RMSNorm(torch.autograd.Function):
-    """RMSNorm for training on a CPU, where PyTorch's takes many passes over memory; this takes a third of its time.
-
-    With r = 1 / rms(x), n = x r and g the gradient:  dw = sum(g n),  dx = r (g w - n mean(g w n)).
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, eps):
-        r = _inverse_rms(x, eps)
-        n = x * r
-        ctx.save_for_backward(n, r, weight)
-        return n * weight
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        n, r, weight = ctx.saved_tensors
-        grad_n = grad * weight
-        mean = torch.linalg.vecdot(grad_n, n).unsqueeze(-1).div_(n.shape[-1])
-        return grad_n.addcmul_(n, mean, value=-1).mul_(r), (grad * n).sum_to_size(weight.shape), None
-
-
 class Linear(nn.Linear):
     """nn.Linear, its (out, in) matrix stored column by column, as `decode` reads it. With a `compute_dtype` (see
     `Transformer.compute_in`) it multiplies, and returns, numbers of that type."""
@@ -164,7 +128,9 @@ class Attention(nn.Module):
         q, k = qk.split_with_sizes((self.n_head, self.n_kv_head), dim=1)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, K, S, D)
-        out = fused_attention(q, k, v, mask)  # (B, H, T, D)
+        trains_on_cpu = q.is_cpu and q.requires_grad and q.dtype == torch.float32 and T <= LONGEST and cache is None
+        attend = block_causal_attention if trains_on_cpu else fused_attention
+        out = attend(q, k, v, mask)  # (B, H, T, D)
         return self.out(out.transpose(1, 2).reshape(B, T, -1))
 
     def qk_weight(self):

@@ -19,6 +19,7 @@ from torch import nn
 
 from llmkit.attention import Attention, Linear, RMSNorm, document_mask, sliding_window_mask
 from llmkit.config import ModelConfig
+from llmkit.kernels import swiglu
 from llmkit.moe import MoE
 from llmkit.positions import position_embedding
 
@@ -32,8 +33,7 @@ class SwiGLU(nn.Module):
         self.down = Linear(config.d_ff, config.d_model, config.bias)
 
     def forward(self, x):
-        gate, up = self.gate_up(x).chunk(2, dim=-1)  # 2 x (B, T, F)
-        return self.down(F.silu(gate) * up)  # (B, T, C)
+        return self.down(swiglu(self.gate_up(x)))  # (B, T, 2 F) -> (B, T, F) -> (B, T, C)
 
 
 class GeluMLP(nn.Module):

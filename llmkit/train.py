@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmkit import distributed
 from llmkit.cost import training_flops
 from llmkit.data import IGNORE_INDEX, Batch, aligned_batches, map_tensors, n_targets
 from llmkit.device import peak_memory_bytes
+from llmkit.kernels import cross_entropy
 from llmkit.logprobs import token_logprobs
 from llmkit.optim import Muon, Schedule, adamw, warm_up, warmup_cosine
 from llmkit.run import Record, append_log, begin_log, load_state, save_state
@@ -45,7 +45,7 @@ def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:
     if not (batch.targets != IGNORE_INDEX).any():
         raise ValueError("every target of the batch is -100 (ignored): there is nothing to learn; check the loss mask")
     logits = model(batch.idx, doc_ids=batch.doc_ids)  # (B, T, V)
-    return F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE_INDEX)
+    return cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), IGNORE_INDEX)
 
 
 @torch.no_grad()

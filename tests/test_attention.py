@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +13,6 @@ from llmkit.attention import (
     causal_mask,
     document_mask,
     fused_attention,
-    rms_norm,
     sliding_window_mask,
 )
 from llmkit.positions import ALiBi
@@ -94,15 +92,6 @@ def test_a_row_that_may_look_nowhere_is_zero_not_nan(fn, additive):
     assert (out[:, :, 3] == 0).all() and out.isfinite().all()
     out.sum().backward()
     assert all(x.grad.isfinite().all() for x in (q, k, v))
-
-
-@pytest.mark.parametrize("shape", [(6,), (3, 6)], ids=["one weight", "a weight a head"])
-def test_rms_norm_and_its_gradient(shape):
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 4, 3, 6, generator=g, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(rms_norm(x, weight, 1e-3), F.rms_norm(x, (6,), eps=1e-3) * weight)
-    assert torch.autograd.gradcheck(lambda x, w: rms_norm(x, w, 1e-3), (x, weight))
 
 
 def test_document_mask_is_causal_inside_each_document():

@@ -1,4 +1,5 @@
 """House rules for code. A rule is a function from source to complaints, run on the repository and on bad samples."""
+
 import ast
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ MAX_LINES = 300
 LAYERS = (  # a module imports from lower rows, or from the left in its own
     "config device sandbox",
     "tokenizer unigram chat world corpora data tasks",
-    "positions flash attention moe model cache decode cost",
+    "kernels positions flash attention moe model cache decode cost",
     "checkpoint hf_tokenizer hf_config hf activations logprobs optim sampling",
     "generate engine distributed run train",
     "scaling evaluate sft quantize lora adapters reward ppo dpo grpo speculative merge",
@@ -43,11 +44,12 @@ def imports(path, source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = package[:len(package) - node.level + 1] if node.level else ()
+            base = package[: len(package) - node.level + 1] if node.level else ()
             yield from (".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names)
 
 
 # ---- layers ----
+
 
 def layer_breaches(path, source):
     own = path.parts[1].removesuffix(".py")
@@ -72,15 +74,18 @@ def test_imports_follow_the_layers(path):
     assert list(layer_breaches(path, (ROOT / path).read_text(encoding="utf-8"))) == []
 
 
-@pytest.mark.parametrize(("path", "source"), [
-    ("llmkit/model.py", "from .cache import Cache"),  # to the right in the same row
-    ("llmkit/config.py", "def f():\n    from llmkit import train"),
-    ("llmkit/world/grammar.py", "from ..data import Batch"),
-    ("llmkit/data.py", "import course.clean"),
-    ("llmkit/train.py", "import matplotlib.pyplot as plt"),
-    ("llmkit/helpers.py", ""),
-    ("llmkit/__init__.py", "from . import config"),
-])
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("llmkit/model.py", "from .cache import Cache"),  # to the right in the same row
+        ("llmkit/config.py", "def f():\n    from llmkit import train"),
+        ("llmkit/world/grammar.py", "from ..data import Batch"),
+        ("llmkit/data.py", "import course.clean"),
+        ("llmkit/train.py", "import matplotlib.pyplot as plt"),
+        ("llmkit/helpers.py", ""),
+        ("llmkit/__init__.py", "from . import config"),
+    ],
+)
 def test_the_layer_rule_sees(path, source):
     assert len(list(layer_breaches(Path(path), source))) == 1
 
@@ -93,6 +98,7 @@ def test_the_layer_rule_allows_what_design_allows():
 
 
 # ---- safety and size ----
+
 
 def unsafe_uses(path, source):
     for name in imports(path, source):
@@ -112,8 +118,9 @@ def test_no_pickle_and_no_eval(path):
     assert list(unsafe_uses(path, (ROOT / path).read_text(encoding="utf-8"))) == []
 
 
-@pytest.mark.parametrize("source", ["from pickle import loads", "torch.load(path)", "eval(text)",
-                                    "np.load(path, allow_pickle=True)"])
+@pytest.mark.parametrize(
+    "source", ["from pickle import loads", "torch.load(path)", "eval(text)", "np.load(path, allow_pickle=True)"]
+)
 def test_the_safety_rule_sees(source):
     assert len(list(unsafe_uses(Path("llmkit/data.py"), source))) == 1
 
@@ -136,6 +143,7 @@ def test_every_module_has_its_tests(module):
 
 
 # ---- tests ----
+
 
 def proves(node, helpers):
     """Whether a function's own body can fail: an assertion, pytest.raises and the like, or a helper that asserts."""
@@ -168,13 +176,16 @@ def test_the_assertion_rule_sees(body):
 
 
 def test_the_assertion_rule_follows_helpers():
-    source = ("def check(x):\n    assert x > 0\n\ndef test_a():\n    check(1)\n\n"
-              "def test_b():\n    torch.testing.assert_close(1, 1)\n\n"
-              "def test_c():\n    with pytest.raises(ValueError):\n        int('x')")
+    source = (
+        "def check(x):\n    assert x > 0\n\ndef test_a():\n    check(1)\n\n"
+        "def test_b():\n    torch.testing.assert_close(1, 1)\n\n"
+        "def test_c():\n    with pytest.raises(ValueError):\n        int('x')"
+    )
     assert list(assertion_free(source)) == []
 
 
 # ---- documents ----
+
 
 def broken_links(path, text):
     """Relative targets of Markdown links and HTML src/href that do not exist; code blocks are not read."""
@@ -191,5 +202,5 @@ def test_relative_links_lead_somewhere(path):
 
 
 def test_the_link_rule_sees(tmp_path):
-    text = "[a](gone.md) [b](https://example.org) [c](#here) <img src=\"no.png\"> `[d](code.md)`"
+    text = '[a](gone.md) [b](https://example.org) [c](#here) <img src="no.png"> `[d](code.md)`'
     assert list(broken_links(tmp_path / "README.md", text)) == ["gone.md", "no.png"]

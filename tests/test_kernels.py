@@ -1,0 +1,80 @@
+"""Each hand-written gradient against autograd's of the plain definition."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import gradcheck
+
+from llmkit.attention import attention, document_mask, sliding_window_mask
+from llmkit.kernels import BLOCK, block_causal_attention, cross_entropy, rms_norm, swiglu
+from llmkit.positions import ALiBi, NoPositions
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, requires_grad=True)
+
+
+def assert_same(ours, plain, inputs):
+    torch.testing.assert_close(ours, plain)
+    weights = randn(*ours.shape, seed=1).detach()
+    grads = (torch.autograd.grad((out * weights).sum(), inputs) for out in (ours, plain))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 6)], ids=["one weight", "a weight a head"])
+def test_rms_norm(shape):
+    x, weight = randn(2, 4, 3, 6), randn(*shape, seed=2)
+    assert_same(rms_norm(x, weight, 1e-3), F.rms_norm(x, (6,), eps=1e-3) * weight, (x, weight))
+    assert gradcheck(lambda x, w: rms_norm(x, w, 1e-3), (x, weight))
+
+
+def test_swiglu():
+    gate_up = randn(2, 3, 10)
+    gate, up = gate_up.chunk(2, dim=-1)
+    assert_same(swiglu(gate_up), F.silu(gate) * up, (gate_up,))
+    assert gradcheck(swiglu, gate_up)
+    with torch.no_grad():
+        torch.testing.assert_close(swiglu(gate_up), F.silu(gate) * up)
+
+
+def biases(t):
+    doc_ids = torch.arange(t).expand(2, -1) // 50
+    window = sliding_window_mask(slice(0, t), None, 20)
+    return {
+        "causal": None,
+        "documents": NoPositions().bias(None, document_mask(doc_ids), torch.float64),
+        "window": NoPositions().bias(None, window, torch.float64),
+        "ALiBi": ALiBi(n_head=4).bias(slice(0, t), None, torch.float64),
+        "ALiBi in documents": ALiBi(n_head=4).bias(slice(0, t), document_mask(doc_ids), torch.float64),
+    }
+
+
+@pytest.mark.parametrize("n_kv_head", [1, 2, 4])
+@pytest.mark.parametrize("t", [1, 7, BLOCK, BLOCK + 1, 3 * BLOCK - 5])
+@pytest.mark.parametrize("kind", biases(70))
+def test_attention_in_blocks(n_kv_head, t, kind):
+    inputs = randn(2, 4, t, 8), randn(2, n_kv_head, t, 8, seed=2), randn(2, n_kv_head, t, 8, seed=3)
+    mask = biases(t)[kind]
+    assert_same(block_causal_attention(*inputs, mask), attention(*inputs, mask)[0], inputs)
+
+
+def test_attention_in_blocks_reads_views():
+    heads = randn(2, 70, 8, 4)  # (B, T, H + 2K, D), as one product gives them
+    q, k, v = heads.transpose(1, 2).split((4, 2, 2), dim=1)
+    assert_same(block_causal_attention(q, k, v), attention(q, k, v)[0], (heads,))
+
+
+def test_cross_entropy():
+    logits, targets = randn(9, 5), torch.tensor([0, 4, -100, 2, -100, 1, 1, 3, 0])
+    assert_same(cross_entropy(logits, targets), F.cross_entropy(logits, targets), (logits,))
+    assert gradcheck(lambda x: cross_entropy(x, targets), logits)
+    with torch.no_grad():
+        torch.testing.assert_close(cross_entropy(logits, targets), F.cross_entropy(logits, targets))
+
+
+def test_a_very_unlikely_target_has_a_finite_price():
+    logits = torch.tensor([[0.0, -200.0]], requires_grad=True)
+    loss = cross_entropy(logits, torch.tensor([1]))
+    loss.backward()
+    assert loss.item() == 200.0 and logits.grad.tolist() == [[1.0, -1.0]]
