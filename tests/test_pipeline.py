@@ -1,5 +1,7 @@
 """A stage trains, can be cut off and resumed, and leaves a checkpoint whose card says what it is."""
 
+import contextlib
+import io
 import signal
 from dataclasses import replace
 
@@ -7,59 +9,82 @@ import pytest
 import torch
 
 from llmkit import checkpoint, pipeline
-from llmkit.pipeline import Pretraining, progress
+from llmkit.config import preset
+from llmkit.pipeline import STAGES, Pretraining, progress
 from llmkit.run import Record
+from llmkit.tokenizer import Tokenizer
 from llmkit.world import KINDS, World
 
-
-@pytest.fixture
-def small_stage(monkeypatch):
-    recipe = Pretraining(
-        "nano", steps=4, batch_size=2, context_length=32, lr=1e-3, n_documents=60, n_validation=60, n_questions=3
-    )
-    monkeypatch.setattr(pipeline, "STAGES", {"trial": recipe})
-    monkeypatch.setattr(pipeline, "N_TOKENIZER_DOCUMENTS", 3000)
-    monkeypatch.setattr(pipeline, "preset", lambda name: real_preset(name, context_length=512))
-    return recipe
+STAGE = Pretraining(
+    "nano", steps=4, batch_size=2, context_length=32, lr=1e-3, n_documents=60, n_validation=60, n_questions=3
+)
 
 
-def command(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["pipeline", *map(str, arguments)])
-    pipeline.main()
+@pytest.fixture(scope="module", autouse=True)
+def small_stage():
+    tokenizer = Tokenizer.train([d.text for d in World(0).documents(3000, seed=1)], 1024)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "STAGES", {"trial": STAGE})
+        patch.setattr(pipeline, "town_tokenizer", lambda world: tokenizer)
+        patch.setattr(pipeline, "preset", lambda name: preset(name, context_length=512))
+        yield
 
 
-real_preset = pipeline.preset
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(folder, what was printed) of the whole command."""
+    folder, printed = tmp_path_factory.mktemp("finished"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        command("trial", "--work", folder / "work", "--out", folder / "out")
+    return folder, printed.getvalue().splitlines()
 
 
-def test_the_command_from_nothing_to_a_checkpoint(small_stage, tmp_path, capsys, monkeypatch):
-    command(monkeypatch, "trial", "--work", tmp_path / "work", "--out", tmp_path / "out")
-    model, tokenizer = checkpoint.load(tmp_path / "out" / "trial")
+def command(*arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["pipeline", *map(str, arguments)])
+        pipeline.main()
+
+
+def same_checkpoints(*folders):
+    first, second = (checkpoint.load(folder / "trial")[0].state_dict() for folder in folders)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_command_from_nothing_to_a_checkpoint(finished):
+    folder, lines = finished
+    model, tokenizer = checkpoint.load(folder / "out" / "trial")
     assert tokenizer.vocab_size == model.config.vocab_size == 1024
-    card = checkpoint.card(tmp_path / "out" / "trial")
+    card = checkpoint.card(folder / "out" / "trial")
     assert card["world"] == World(0).fingerprint and card["tokens"] == 4 * 2 * 32
     assert card["command"] == "python -m llmkit.pipeline trial"
     assert set(card["loss"]) == set(KINDS) and card["loss"]["story"]["floor"] < card["loss"]["story"]["loss"]
     assert card["scores"]["facts/train"]["n"] == 3
-    lines = capsys.readouterr().out.splitlines()
     assert "step 4/4" in lines[-2] and "excess" in lines[-2] and "tokens/s  0.0 min left" in lines[-2]
-    assert lines[-1] == f"saved {tmp_path / 'out' / 'trial'}"
+    assert lines[-1] == f"saved {folder / 'out' / 'trial'}"
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(small_stage, tmp_path, capsys, monkeypatch):
-    def interrupted(steps):
-        return lambda record: signal.raise_signal(signal.SIGINT) if record.step == 2 else None
+def test_a_stage_that_is_done_is_not_trained_again(finished, tmp_path):
+    work = finished[0] / "work"
+    log = (work / "runs/trial/log.jsonl").read_bytes()
+    pipeline.pretrain("trial", work, tmp_path)  # resumes at the last step
+    assert same_checkpoints(finished[0] / "out", tmp_path)
+    assert (work / "runs/trial/log.jsonl").read_bytes() == log and len(log.splitlines()) == 4
 
-    pipeline.pretrain("trial", tmp_path / "whole", tmp_path / "whole")
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(finished, tmp_path, capsys, monkeypatch):
+    def interrupt(record):
+        if record.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
     usual = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "progress", interrupted)
+        patch.setattr(pipeline, "progress", lambda steps: interrupt)
         pipeline.pretrain("trial", tmp_path / "work", tmp_path / "out")
     said = capsys.readouterr().out
     assert "stopping after this update" in said and "stopped after update 2, which is saved" in said
     assert not (tmp_path / "out").exists() and signal.getsignal(signal.SIGINT) is usual
     pipeline.pretrain("trial", tmp_path / "work", tmp_path / "out")
-    first, second = (checkpoint.load(tmp_path / name / "trial")[0].state_dict() for name in ("whole", "out"))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert same_checkpoints(finished[0] / "out", tmp_path / "out")
 
 
 def test_ctrl_c_again_interrupts():
@@ -82,14 +107,6 @@ def test_progress_tells_the_recent_speed_and_the_time_left(capsys):
     assert len(lines) == 2
 
 
-def test_a_stage_that_is_done_is_not_trained_again(small_stage, tmp_path):
-    pipeline.pretrain("trial", tmp_path / "work", tmp_path / "a")
-    pipeline.pretrain("trial", tmp_path / "work", tmp_path / "b")  # resumes at the last step
-    first, second = (checkpoint.load(tmp_path / name / "trial")[0].state_dict() for name in "ab")
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert len((tmp_path / "work/runs/trial/log.jsonl").read_text().splitlines()) == 4
-
-
-def test_the_stages_are_listed(capsys, monkeypatch):
-    command(monkeypatch, "--list")
-    assert "base" in capsys.readouterr().out
+def test_the_stages_are_listed(capsys):
+    command("--list")
+    assert "trial" in capsys.readouterr().out and {"base", "draft", "trial"} <= set(STAGES)
