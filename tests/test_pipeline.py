@@ -12,7 +12,6 @@ from llmkit import checkpoint, pipeline
 from llmkit.config import preset
 from llmkit.pipeline import STAGES, Pretraining, progress
 from llmkit.run import Record
-from llmkit.tokenizer import Tokenizer
 from llmkit.world import KINDS, World
 
 STAGE = Pretraining(
@@ -22,8 +21,9 @@ STAGE = Pretraining(
 
 @pytest.fixture(scope="module", autouse=True)
 def small_stage():
-    tokenizer = Tokenizer.train([d.text for d in World(0).documents(3000, seed=1)], 1024)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "N_TOKENIZER_DOCUMENTS", 3000)
+        tokenizer = pipeline.town_tokenizer(World(0))
         patch.setattr(pipeline, "STAGES", {"trial": STAGE})
         patch.setattr(pipeline, "town_tokenizer", lambda world: tokenizer)
         patch.setattr(pipeline, "preset", lambda name: preset(name, context_length=512))
