@@ -119,6 +119,8 @@ def fit(
     step, tokens, seconds = 0, 0, 0.0
     if resume and Path(state_path).exists():
         step, tokens, seconds = load_state(state_path, plain, optimizer)
+    elif state_path and Path(state_path).exists():  # of an older run: nobody shall go on from it
+        save_state(state_path, plain, optimizer, step, tokens, seconds)
     records = begin_log(log_path, step)
     optimizer.zero_grad()  # what others left there
     warm_up()

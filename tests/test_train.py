@@ -269,6 +269,23 @@ def test_resume_without_a_state_starts_and_without_resume_starts_anew(tmp_path):
     assert len(fit(make_model(), batches, 2, **settings)) == 2
 
 
+def test_a_new_run_that_is_cut_off_early_does_not_go_on_from_an_older_one(tmp_path):
+    def cut(record):
+        raise KeyboardInterrupt
+
+    state, settings = tmp_path / "run.safetensors", dict(lr=1e-2, loss_fn=noisy_loss)
+    fit(make_model(1), batches, 4, state_path=state, **settings)
+    whole, model = make_model(), make_model()
+    torch.manual_seed(3)
+    expected = fit(whole, batches, 6, **settings)
+    torch.manual_seed(3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, batches, 6, state_path=state, on_step=cut, **settings)
+    resumed = make_model(9)
+    assert results(fit(resumed, batches, 6, state_path=state, resume=True, **settings)) == results(expected)
+    assert same_weights(resumed, whole)
+
+
 def test_the_state_of_another_run_is_refused(tmp_path):
     state = tmp_path / "run.safetensors"
     fit(make_model(), batches, 1, state_path=state)
