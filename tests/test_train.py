@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from run_cases import CONFIG, batches, make_model, noisy_loss, results, same_weights
 
 from llmkit import run
-from llmkit.checkpoint import CheckpointError
+from llmkit.checkpoint import CheckpointError, read_tensors
 from llmkit.config import ModelConfig
 from llmkit.cost import training_flops
 from llmkit.data import Batch
@@ -109,6 +109,18 @@ def test_accumulated_batches_equal_one_large_batch_though_their_targets_differ_i
     assert a[-1].tokens == b[-1].tokens
     for x, y in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("make_optimizer", [adamw, muon])
+def test_products_in_bfloat16_leave_the_rest_in_float32(make_optimizer, tmp_path):
+    precise, rough = make_model(), make_model().compute_in(torch.bfloat16)
+    optimizer, paths = make_optimizer(rough, 1e-2), dict(state_path=tmp_path / "state")
+    a = fit(precise, batches, 8, optimizer=make_optimizer(precise, 1e-2))
+    b = fit(rough, batches, 8, optimizer=optimizer, **paths)
+    assert [r.loss for r in b] != [r.loss for r in a]
+    assert [r.loss for r in b] == pytest.approx([r.loss for r in a], rel=0.02)
+    tensors, _ = read_tensors(tmp_path / "state")
+    assert {t.dtype for name, t in tensors.items() if not name.startswith("rng")} == {torch.float32}
 
 
 def test_tokens_count_batches_of_any_length():
