@@ -16,6 +16,7 @@ Shapes: B batch, T time, S keys, C d_model, H heads, K KV heads, D head_dim, F d
 from dataclasses import dataclass
 
 from llmkit.config import ModelConfig
+from llmkit.kernels import LONGEST, n_scores
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ class Memory:
 
 def training_memory(config: ModelConfig, batch_size: int, t: int, bytes_per_number: int = 4) -> Memory:
     """An estimate of a training step's peak: weights, their gradients, AdamW's two moments, and what autograd keeps of
-    the forward pass of `batch_size` texts of `t` tokens. Workspaces and the framework itself are not in it."""
+    the forward pass of `batch_size` texts of `t` tokens. Workspaces and the framework itself are not in it. On a GPU,
+    and with numbers of 2 bytes, attention keeps less: only a mask."""
     c, weights = config, weight_bytes(config, bytes_per_number)
     queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
     mlp = (4 if c.mlp == "swiglu" else 2) * c.d_ff  # gate, up, silu(gate), their product; up, gelu(up)
@@ -167,4 +169,9 @@ def training_memory(config: ModelConfig, batch_size: int, t: int, bytes_per_numb
     per_token = c.n_layer * per_layer + 2 * c.d_model + 2 * c.vocab_size  # norm_f; logits and their log-softmax
     windowed = c.sliding_window is not None and c.sliding_window < t
     masks = c.n_head if c.positions == "alibi" else int(windowed)  # of (T, T) numbers, the same for all layers and rows
-    return Memory(weights, weights, 2 * weights, (batch_size * t * per_token + masks * t * t) * bytes_per_number)
+    if bytes_per_number == 4 and t <= LONGEST:  # attention in blocks, see `kernels`
+        attention = batch_size * c.n_layer * c.n_head * n_scores(t)
+    else:
+        attention = masks * t * t
+    numbers = batch_size * t * per_token + attention
+    return Memory(weights, weights, 2 * weights, numbers * bytes_per_number)

@@ -87,12 +87,18 @@ class _SwiGLU(torch.autograd.Function):
         return grad_gate_up
 
 
+def n_scores(t: int) -> int:
+    """How many scores a head computes, and keeps, for a text of t tokens: t (t + BLOCK) / 2 if t is whole blocks."""
+    whole, rest = divmod(t, BLOCK)
+    return BLOCK**2 * whole * (whole + 1) // 2 + rest * t
+
+
 def block_causal_attention(q, k, v, mask=None):
     """Causal attention of q (B, H, T, D) over k and v (B, K, T, D): (B, H, T, D), laid out as (B, T, H, D).
 
     BLOCK queries at a time look at the keys up to the last of them, so that half of the scores is never computed. The
     attention weights are kept for the gradient, not recomputed as in arXiv 2205.14135: at T = 512 that takes two thirds
-    of the time of PyTorch's fused CPU kernel, and 4 B H T (T + BLOCK) / 2 bytes. `mask` (B or 1, H or 1, T, T) is added
+    of the time of PyTorch's fused CPU kernel, and 4 B H n_scores(T) bytes. `mask` (B or 1, H or 1, T, T) is added
     to the scores; it must hide what lies ahead, and leave every query something to look at. None: causal order alone.
     """
     return _BlockCausalAttention.apply(q, k, v, mask)
@@ -104,7 +110,7 @@ class _BlockCausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, mask):
         B, H, T, D = q.shape
-        keys, values = (k * (1 / math.sqrt(D))).reshape(-1, T, D), v.reshape(-1, T, D)  # (B K, T, D)
+        keys, values = _keys_and_values(k, v)
         out = q.new_empty(B, T, H, D).transpose(1, 2)  # (B, H, T, D)
         probs = []
         for start in range(0, T, BLOCK):
@@ -113,14 +119,14 @@ class _BlockCausalAttention(torch.autograd.Function):
             _hide(scores.view(B, H, stop - start, stop), mask, start, stop)
             probs.append(scores.softmax(-1))
             out[:, :, start:stop] = torch.bmm(probs[-1], values[:, :stop]).view(B, H, stop - start, D)
-        ctx.save_for_backward(q, k, keys, values, out, *probs)
+        ctx.save_for_backward(q, k, v, out, *probs)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        q, k, keys, values, out, *probs = ctx.saved_tensors
-        T, D = q.shape[2:]
+        q, k, v, out, *probs = ctx.saved_tensors
+        (T, D), (keys, values) = q.shape[2:], _keys_and_values(k, v)
         grad_q, grad_keys, grad_values = torch.empty_like(q), torch.zeros_like(keys), torch.zeros_like(values)
         along = torch.linalg.vecdot(grad, out)  # (B, H, T)
         for start, p in zip(range(0, T, BLOCK), probs, strict=True):
@@ -132,6 +138,12 @@ class _BlockCausalAttention(torch.autograd.Function):
             grad_q[:, :, start:stop] = torch.bmm(grad_scores, keys[:, :stop]).view_as(grad_q[:, :, start:stop])
             grad_keys[:, :stop] += torch.bmm(grad_scores.mT, _rows(q, k, start, stop))
         return grad_q, grad_keys.mul_(1 / math.sqrt(D)).view(k.shape), grad_values.view(k.shape), None
+
+
+def _keys_and_values(k, v):
+    """2 x (B K, T, D), the keys divided by sqrt(D)."""
+    T, D = k.shape[2:]
+    return (k * (1 / math.sqrt(D))).reshape(-1, T, D), v.reshape(-1, T, D)
 
 
 def _rows(x, k, start, stop):

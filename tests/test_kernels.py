@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck
 
 from llmkit.attention import attention, document_mask, sliding_window_mask
-from llmkit.kernels import BLOCK, block_causal_attention, cross_entropy, rms_norm, swiglu
+from llmkit.kernels import BLOCK, block_causal_attention, cross_entropy, n_scores, rms_norm, swiglu
 from llmkit.positions import ALiBi, NoPositions
 
 
@@ -78,3 +78,12 @@ def test_a_very_unlikely_target_has_a_finite_price():
     loss = cross_entropy(logits, torch.tensor([1]))
     loss.backward()
     assert loss.item() == 200.0 and logits.grad.tolist() == [[1.0, -1.0]]
+
+
+@pytest.mark.parametrize("t", [1, BLOCK, BLOCK + 3, 2 * BLOCK])
+def test_the_scores_kept_are_counted(t):
+    kept = []
+    inputs = [randn(1, 2, t, 4, seed=seed) for seed in range(3)]
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        block_causal_attention(*inputs)
+    assert sum(x.numel() for x in kept) == 2 * n_scores(t) + 4 * 2 * t * 4  # q, k, v, out
