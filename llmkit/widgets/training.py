@@ -138,7 +138,7 @@ class Curve:
         parts.append(svg.rect(at[0] - 4, at[1] - 4, 8, 8, MODEL, rx=4))
         side = {"x": at[0] + 8} if at[0] < WIDTH - 60 else {"x": at[0] - 8, "text_anchor": "end"}
         parts.append(svg.text(side.pop("x"), at[1] - 8, f"{self.loss_at(step):.2f}", font_weight="bold", **side))
-        for loss in (0.2, 0.5, 1, 2, 5, 10):
+        for loss in (0.001, 0.01, 0.05, 0.2, 0.5, 1, 2, 5, 10):
             if self.low <= loss <= self.high:
                 parts.append(svg.text(LEFT - 6, self.y(loss) + 4, f"{loss:g}", text_anchor="end", font_size=11))
                 parts.append(svg.line(LEFT, self.y(loss), WIDTH, self.y(loss), stroke_opacity=0.12))
