@@ -82,8 +82,8 @@ def gather(numbers: Sequence[float]) -> list[list[float]]:
 def wrap(model: nn.Module, how: str) -> nn.Module:
     """The model as `how` = "ddp" or "fsdp" trains it, with the first process's weights; alone, the model as it is.
 
-    Make the optimizer afterwards: FSDP divides the parameters of the model itself. What fits no GPU whole may come on the
-    CPU, and is moved to the GPUs a block at a time. Call `compute_in` and `train.compiled` before.
+    Make the optimizer afterwards: FSDP divides the parameters of the model itself. What fits no GPU whole may come on
+    the CPU, and is moved to the GPUs a block at a time. Call `compute_in` and `train.compiled` before.
     """
     if how not in ("ddp", "fsdp"):
         raise ValueError(f'how must be "ddp" or "fsdp", not {how!r}')

@@ -21,7 +21,7 @@ MOMENTS = ("half a log line", "half a state", "not yet renamed", "just renamed")
 
 @pytest.fixture(scope="module")
 def processes():
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")  # macOS forks badly
     context.set_forkserver_preload(["run_child"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # Python 3.11's server looks nowhere else
