@@ -101,8 +101,8 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _rotate(x, cos, sin)
 
 
-def _rotate(x, cos, sin):
-    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)  # (a, b) rolled by half is (b, a)
+def _rotate(x, cos, sin, sign=1):
+    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin, value=sign)  # (a, b) rolled by half is (b, a)
 
 
 class _Rotate(torch.autograd.Function):
@@ -117,7 +117,7 @@ class _Rotate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         cos, sin = ctx.saved_tensors
-        return _rotate(grad, cos, -sin), None, None
+        return _rotate(grad, cos, sin, -1), None, None
 
 
 class Learned(NoPositions):
