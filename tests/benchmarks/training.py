@@ -1,47 +1,84 @@
-"""How much of the machine's matrix-product peak does training reach?  `python -m tests.benchmarks.training`
+"""How fast is training, beside its peers and beside the machine?  `python -m tests.benchmarks.training [rounds]`
 
-A step is forward, loss, backward and AdamW. Utilisation = the FLOPs that the step needs (cost.training_flops: 6 N, and
-attention over the keys that a causal query really sees) / seconds / the machine's peak. Each round measures the peak
-and each model in turn, so that a disturbance meets all alike; the medians of the rounds are printed.
+A step is forward, loss, backward and AdamW on the same random tokens. Utilisation = the FLOPs that the step needs
+(cost.training_flops: 6 N, and attention over the keys that a causal query really sees) / seconds / the machine's
+matrix-product peak. Peers are transformers' models of the same shape with the same optimizer. Each round measures the
+peak and every model in turn, so that a disturbance meets all alike; medians of the rounds are printed, and for peers
+the median of the rounds' ratios.
 """
 
 import statistics
 import sys
 
 import torch
-import torch.nn.functional as F
+import transformers
 
 from llmkit.config import preset
 from llmkit.cost import parameters, training_flops
+from llmkit.data import Batch
 from llmkit.device import Timer, best_device, matmul_peak_flops
 from llmkit.model import Transformer
+from llmkit.train import next_token_loss
 
 BATCH = {"tiny": 16, "small": 8}
-GOAL = {"tiny": 0.44, "small": 0.58}
+GOAL = {"tiny": 0.44, "small": 0.68}
+GPT2 = dict(norm="layer", mlp="gelu", positions="learned", bias=True, qk_norm=False, n_kv_head=4, d_ff=1024)
+CONFIGS = {
+    "tiny": preset("tiny"),
+    "small": preset("small"),
+    "small as Llama": preset("small", qk_norm=False),
+    "small as GPT-2": preset("small", **GPT2),
+}
+PEERS = {"small as Llama": 1.2, "small as GPT-2": None}  # the goal for the ratio of tokens/s
 
 
-def training_step(name: str, packed: bool, device):
-    """A function that does one optimizer step on random tokens; packed rows hold documents of 60 tokens."""
+def peer(name: str):
+    """transformers' model of the same shape, with nothing random in it."""
+    c = CONFIGS[name]
+    same = dict(vocab_size=c.vocab_size, attn_implementation="sdpa", tie_word_embeddings=True, use_cache=False)
+    if name == "small as GPT-2":
+        sizes = dict(n_positions=c.context_length, n_embd=c.d_model, n_layer=c.n_layer, n_head=c.n_head, n_inner=c.d_ff)
+        dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        config = transformers.GPT2Config(activation_function="gelu_new", **sizes, **dropout, **same)
+    else:
+        sizes = dict(hidden_size=c.d_model, intermediate_size=c.d_ff, num_hidden_layers=c.n_layer)
+        heads = dict(num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head, head_dim=c.head_dim)
+        config = transformers.LlamaConfig(max_position_embeddings=c.context_length, **sizes, **heads, **same)
+    return transformers.AutoModelForCausalLM.from_config(config).train()
+
+
+def training_step(config, batch_size: int, device, model=None, packed=False):
+    """A function that does one optimizer step; packed rows hold documents of 60 tokens."""
     torch.manual_seed(0)
-    config = preset(name)
-    model = Transformer(config).to(device)
+    theirs, model = model is not None, (model or Transformer(config)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    tokens = torch.randint(config.vocab_size, (BATCH[name], config.context_length + 1), device=device)
-    idx, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    tokens = torch.randint(config.vocab_size, (batch_size, config.context_length + 1), device=device)
+    idx, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()  # (B, T)
     doc_ids = (torch.arange(config.context_length, device=device) // 60).expand_as(idx) if packed else None
 
     def step():
-        F.cross_entropy(model(idx, doc_ids=doc_ids).flatten(0, 1), targets.flatten()).backward()
+        if theirs:
+            loss = model(input_ids=idx, labels=idx).loss
+        else:
+            loss = next_token_loss(model, Batch(idx, targets, doc_ids))
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
 
 
-def main(rounds: int = 9):
+def main(rounds: int = 7):
     device = best_device()
     print(f"device: {device}")
-    steps = {(name, packed): training_step(name, packed, device.value) for name in BATCH for packed in (False, True)}
+    steps = {}
+    for name, config in CONFIGS.items():
+        batch_size = BATCH[name.split()[0]]
+        steps[name] = training_step(config, batch_size, device.value)
+        if name in PEERS:
+            steps[name, "transformers"] = training_step(config, batch_size, device.value, peer(name))
+        else:
+            steps[name, "packed"] = training_step(config, batch_size, device.value, packed=True)
     for step in steps.values():
         step()
         step()  # warm up: the first optimizer step imports and allocates
@@ -52,16 +89,27 @@ def main(rounds: int = 9):
             with Timer(device.value) as timer:
                 step()
             seconds[key].append(timer.elapsed_s)
+    report(peaks, seconds)
+
+
+def report(peaks, seconds):
     peak = statistics.median(peaks)
     print(f"matrix-product peak: {peak / 1e9:.0f} GFLOP/s (rounds: {min(peaks) / 1e9:.0f} .. {max(peaks) / 1e9:.0f})")
-    for (name, packed), times in seconds.items():
-        config, second = preset(name), statistics.median(times)
-        flops = training_flops(config, config.context_length).total * BATCH[name] / second
+    for key, times in seconds.items():
+        name, variant = key if isinstance(key, tuple) else (key, "")
+        config, batch_size, second = CONFIGS[name], BATCH[name.split()[0]], statistics.median(times)
+        flops = training_flops(config, config.context_length).total * batch_size / second
         print(
-            f"{name:5} {'packed documents' if packed else 'causal':16} N = {parameters(config).matmul / 1e6:.2f} M, "
-            f"{BATCH[name]} x {config.context_length}: {second * 1e3:5.0f} ms a step, "
-            f"{BATCH[name] * config.context_length / second:6.0f} tokens/s, {flops / 1e9:5.1f} GFLOP/s, "
-            f"utilisation {flops / peak:.1%} (goal {GOAL[name]:.0%})"
+            f"{name:14} {variant:12} N = {parameters(config).matmul / 1e6:.2f} M, "
+            f"{batch_size} x {config.context_length}: {second * 1e3:5.0f} ms a step, "
+            f"{batch_size * config.context_length / second:6.0f} tokens/s, utilisation {flops / peak:.1%}"
+            + (f" (goal {GOAL[name]:.0%})" if name in GOAL else "")
+        )
+    for name, goal in PEERS.items():
+        ratios = [a / b for a, b in zip(seconds[name, "transformers"], seconds[name], strict=True)]
+        print(
+            f"{name}: {statistics.median(ratios):.2f} times transformers' tokens/s"
+            + (f" (goal {goal})" if goal else "")
         )
 
 
