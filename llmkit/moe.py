@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from llmkit.attention import Linear
 from llmkit.config import ModelConfig, MoEConfig
+from llmkit.kernels import swiglu
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,6 @@ def within_capacity(experts: Tensor, moe: MoEConfig) -> Tensor:
     chosen = experts.flatten()  # (M,), in order of position
     place = F.one_hot(chosen, moe.n_expert).cumsum(0).gather(1, chosen[:, None])  # (M, 1): 1 for an expert's first
     return (place <= capacity).view_as(experts)
-
-
-def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, of both side by side: (..., 2 F) -> (..., F)."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
 
 
 def naive(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor) -> Tensor:
