@@ -124,6 +124,17 @@ def header(town: Town) -> dict:
     return about | {"floor": round(floor, 4), "sizes": {case: sizes(case) for case in CASES}}
 
 
+def make(cases=CASES, done=lambda entry, town: None, say=print) -> dict:
+    """Run these cases: the record of them. `done` is called with each run as soon as it is there."""
+    town, runs = Town(), []
+    for case in cases:
+        for seed in CASES[case][-1]:
+            runs.append(entry := run(case, seed, town))
+            done(entry, town)
+            say(case, seed, f"{entry['seconds']} s, loss {entry['loss'][-1][1]}, excess {entry['excess']['all']}")
+    return header(town) | {"runs": runs}
+
+
 def add(entry: dict, town: Town) -> None:
     """Put one run into the file, in the place of an older one."""
     runs = load()["runs"] if FILE.exists() else []
@@ -137,10 +148,4 @@ def load() -> dict:
 
 
 if __name__ == "__main__":
-    town = Town()
-    for case in sys.argv[1:] or CASES:
-        for seed in CASES[case][-1]:
-            entry = run(case, seed, town)
-            add(entry, town)
-            print(case, seed, entry["seconds"], entry["loss"][-1], entry["excess"], flush=True)
-            print(*([max(layer) for layer in step] for step in entry["load"][::5]), flush=True)
+    make(sys.argv[1:] or CASES, done=add)
