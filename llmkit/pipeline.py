@@ -104,7 +104,7 @@ def pretrain(name: str, work: Path, out: Path, machine: torch.device | None = No
         )  # fmt: skip
     if not distributed.is_main():
         return
-    if records[-1].step < recipe.steps:
+    if records and records[-1].step < recipe.steps:
         print(f"stopped after update {records[-1].step:,}, which is saved; the same command goes on from there")
         return
     card = {
@@ -173,14 +173,15 @@ def main() -> None:
     parser.add_argument("stage", nargs="?", choices=STAGES)
     parser.add_argument("--list", action="store_true", help="print the stages and their recipes")
     parser.add_argument("--work", type=Path, default=ROOT / "work", help="where token files, states and logs go")
-    parser.add_argument("--out", type=Path, default=ROOT / "course" / "checkpoints", help="where the checkpoint goes")
+    parser.add_argument("--out", type=Path, help="where the checkpoint goes: the course's own, a trial's to WORK")
     arguments = parser.parse_args()
     if arguments.list or not arguments.stage:
         for name, recipe in STAGES.items():
             print(f"{name:8} {recipe}")
         return
+    shelf = arguments.work / "checkpoints" if arguments.stage == "trial" else checkpoint.SHIPPED
     with distributed.launched() as machine:
-        pretrain(arguments.stage, arguments.work, arguments.out, machine)
+        pretrain(arguments.stage, arguments.work, arguments.out or shelf, machine)
 
 
 if __name__ == "__main__":

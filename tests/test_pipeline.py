@@ -35,7 +35,7 @@ def finished(tmp_path_factory):
     """(folder, what was printed) of the whole command."""
     folder, printed = tmp_path_factory.mktemp("finished"), io.StringIO()
     with contextlib.redirect_stdout(printed):
-        command("trial", "--work", folder / "work", "--out", folder / "out")
+        command("trial", "--work", folder / "work")
     return folder, printed.getvalue().splitlines()
 
 
@@ -52,22 +52,22 @@ def same_checkpoints(*folders):
 
 def test_the_command_from_nothing_to_a_checkpoint(finished):
     folder, lines = finished
-    model, tokenizer = checkpoint.load(folder / "out" / "trial")
+    model, tokenizer = checkpoint.load(folder / "work/checkpoints/trial")
     assert tokenizer.vocab_size == model.config.vocab_size == 1024
-    card = checkpoint.card(folder / "out" / "trial")
+    card = checkpoint.card(folder / "work/checkpoints/trial")
     assert card["world"] == World(0).fingerprint and card["tokens"] == 4 * 2 * 32
     assert card["command"] == "python -m llmkit.pipeline trial"
     assert set(card["loss"]) == set(KINDS) and card["loss"]["story"]["floor"] < card["loss"]["story"]["loss"]
     assert card["scores"]["facts/train"]["n"] == 3
     assert "step 4/4" in lines[-2] and "excess" in lines[-2] and "tokens/s  0.0 min left" in lines[-2]
-    assert lines[-1] == f"saved {folder / 'out' / 'trial'}"
+    assert lines[-1] == f"saved {folder / 'work/checkpoints/trial'}"
 
 
 def test_a_stage_that_is_done_is_not_trained_again(finished, tmp_path):
     work = finished[0] / "work"
     log = (work / "runs/trial/log.jsonl").read_bytes()
     pipeline.pretrain("trial", work, tmp_path)  # resumes at the last step
-    assert same_checkpoints(finished[0] / "out", tmp_path)
+    assert same_checkpoints(finished[0] / "work/checkpoints", tmp_path)
     assert (work / "runs/trial/log.jsonl").read_bytes() == log and len(log.splitlines()) == 4
 
 
@@ -84,7 +84,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(finished, tmp_path, capsys, m
     assert "stopping after this update" in said and "stopped after update 2, which is saved" in said
     assert not (tmp_path / "out").exists() and signal.getsignal(signal.SIGINT) is usual
     pipeline.pretrain("trial", tmp_path / "work", tmp_path / "out")
-    assert same_checkpoints(finished[0] / "out", tmp_path / "out")
+    assert same_checkpoints(finished[0] / "work/checkpoints", tmp_path / "out")
 
 
 def test_ctrl_c_again_interrupts():
