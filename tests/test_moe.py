@@ -232,6 +232,26 @@ def test_the_bias_balances_without_a_gradient():
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
 
 
+def test_the_bias_is_part_of_a_runs_state(tmp_path):
+    def trained(steps, state_path=None, resume=False):
+        net = model()
+        fit(
+            net,
+            lambda step: Batch(ids(4, 16 + step), ids(4, 16 + step).roll(-1, 1)),
+            6,
+            on_step=lambda record: moe.update_bias(net, 0.01) or record.step == steps,
+            state_path=state_path,
+            resume=resume,
+        )
+        return net.state_dict()
+
+    whole = trained(6)
+    trained(3, tmp_path / "state")
+    parts = trained(6, tmp_path / "state", resume=True)
+    assert whole["blocks.0.mlp.bias"].abs().max() > 0.015
+    assert all(torch.equal(a, b) for a, b in zip(whole.values(), parts.values(), strict=True))
+
+
 def test_load_is_a_share_of_the_assignments():
     load = moe.expert_load(moe.route(LOGITS, MoEConfig(4, 1, 8)))
     assert load.tolist() == [0.5, 0.0, 0.0, 0.5]
