@@ -90,7 +90,8 @@ def _records_until(path: Path, step: int) -> tuple[list[Record], int]:
             break
         if record.step > step or not line.endswith(b"\n"):
             break
-        records, size = [*records, record], size + len(line)
+        records.append(record)
+        size += len(line)
     return records, size
 
 
