@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from llmkit.config import ModelConfig
-from llmkit.kernels import LONGEST, block_causal_attention, rms_norm
+from llmkit.kernels import LONGEST, block_causal_attention, linear, rms_norm
 from llmkit.positions import distances, rotate
 
 
@@ -98,7 +98,7 @@ class Linear(nn.Linear):
     def forward(self, x):
         dtype = self.compute_dtype
         if dtype is None:
-            return F.linear(x, self.weight, self.bias)
+            return linear(x, self.weight, self.bias)
         return F.linear(x.to(dtype), self.weight.to(dtype), self.bias if self.bias is None else self.bias.to(dtype))
 
 

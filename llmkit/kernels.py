@@ -1,19 +1,21 @@
-"""Training on a CPU, with fewer passes over memory: four functions whose gradient is written by hand.
+"""Training on a CPU, with fewer passes over memory and faster products: functions whose gradient is written by hand.
 
 Each is equal to its plain definition, value and gradient (tests/test_kernels.py), and stands in for it where autograd
 would take many small steps over large tensors, or PyTorch's kernel is made for another machine:
 
+    linear         x W^T + b
     rms_norm       x / sqrt(mean(x^2) + eps) * weight       (arXiv 1910.07467)
     swiglu         silu(gate) * up                          (arXiv 2002.05202)
     block_causal_attention   softmax(q k^T / sqrt(D)) v     (arXiv 1706.03762; in blocks as arXiv 2205.14135, see there)
     cross_entropy  -log softmax(logits)[target]
 
-GPUs have fused kernels for all of it: only `rms_norm` and `swiglu` run there, through PyTorch.
+On a GPU, and without gradients, these are PyTorch's own functions (there is no need of `block_causal_attention`).
 
 Shapes: B batch, T query time, H query heads, K key/value heads, G = H/K, D head_dim, F d_ff, V vocab.
 """
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,47 @@ from torch.autograd.function import once_differentiable
 
 BLOCK = 64  # queries to a block of attention; 32 to 128 are about as fast
 LONGEST = 1024  # tokens, for attention in blocks: beyond, the weights that it keeps take more memory than time is worth
+MANY = 256  # rows from which on oneDNN's product is worth its preparation
+
+
+def linear(x, weight, bias=None):
+    """x (..., n) times weight (m, n) -> (..., m), plus the bias (m,).
+
+    PyTorch carries two libraries for products in float32, and calls MKL, which uses half the width of an AMD
+    processor's vectors. In training, oneDNN takes two of a layer's three products in 0.7 of the time.
+    """
+    many = x.is_cpu and x.dtype == weight.dtype == torch.float32 and x.numel() >= MANY * x.shape[-1]
+    if many and torch.is_grad_enabled() and _onednn() is not None:
+        return _Linear.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+@cache
+def _onednn():
+    """The product that torch.compile uses, x W^T + b; None where PyTorch was built without it or it gains nothing."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+        return None
+    product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return product and (lambda x, weight, bias: product(x, weight, bias, "none", [], ""))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        rows = x.reshape(-1, x.shape[-1])  # (N, n)
+        ctx.save_for_backward(rows, weight)
+        return _onednn()(rows, weight.detach(), bias).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (rows, weight), shape = ctx.saved_tensors, grad.shape[:-1]
+        grad, (need_x, need_weight, need_bias) = grad.reshape(-1, grad.shape[-1]), ctx.needs_input_grad
+        grad_x = _onednn()(grad, weight.t(), None).view(*shape, -1) if need_x else None
+        grad_weight = None
+        if need_weight:  # laid out in memory as the weight is
+            grad_weight = grad.t() @ rows if weight.is_contiguous() else (rows.t() @ grad).t()
+        return grad_x, grad_weight, grad.sum(0) if need_bias else None
 
 
 def rms_norm(x, weight, eps):

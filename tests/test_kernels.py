@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck
 
 from llmkit.attention import attention, document_mask, sliding_window_mask
-from llmkit.kernels import BLOCK, block_causal_attention, cross_entropy, n_scores, rms_norm, swiglu
+from llmkit.kernels import BLOCK, MANY, block_causal_attention, cross_entropy, linear, n_scores, rms_norm, swiglu
 from llmkit.positions import ALiBi, NoPositions
 
 
@@ -20,6 +20,27 @@ def assert_same(ours, plain, inputs):
     grads = (torch.autograd.grad((out * weights).sum(), inputs) for out in (ours, plain))
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("by_columns", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("rows", [3, 2 * MANY])
+def test_linear(rows, with_bias, by_columns):
+    x, weight, bias = (randn(*shape).detach().float() for shape in ((2, rows, 8), (5, 8), (5,)))
+    weight = weight.t().contiguous().t() if by_columns else weight
+    inputs = [t.requires_grad_() for t in (x, weight, bias)][: 2 + with_bias]
+    ours, plain = linear(*inputs), F.linear(*inputs)
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    grads = [torch.autograd.grad(out.square().sum(), inputs) for out in (ours, plain)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
+    assert grads[0][1].stride() == weight.stride()
+
+
+def test_linear_leaves_frozen_weights_alone():
+    x, weight = randn(MANY, 8).detach().float().requires_grad_(), torch.ones(5, 8)
+    linear(x, weight).sum().backward()
+    assert x.grad.eq(5).all() and weight.grad is None
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 6)], ids=["one weight", "a weight a head"])
