@@ -29,7 +29,7 @@ def loads(histories: Mapping[str, np.ndarray]) -> Figure:
         axes.set_title(name, fontsize=10)
         below = np.cumsum(history[-1]) - history[-1]
         for expert, share in enumerate(history[-1]):
-            if share >= 0.04:
+            if share >= 0.08:
                 ink = "white" if expert < n_expert / 2 else "black"
                 axes.text(0.985 * n_steps, below[expert] + share / 2, f"{expert}: {share:.0%}", fontsize=7, color=ink,
                           ha="right", va="center")  # fmt: skip
