@@ -6,7 +6,8 @@
 
 Every process makes the whole batch, which is a pure function of the step, and takes every size()-th row of it. So the
 number of targets in all of it is known without asking: a process weighs its loss by (its targets / all targets), and
-the sum over processes is the loss of the whole batch, however the targets are spread.
+the sum over processes is the loss of the whole batch, however the targets are spread. (What a loss takes from other
+things than its targets, such as the balance of a mixture of experts, is taken from each process's own rows.)
 
 DDP (arXiv 2006.15704) keeps a whole copy of the model in each process and averages the gradients. FSDP (arXiv
 2304.11277) keeps 1/size() of the weights, gradients and optimizer state in each, and puts a block's weights together
@@ -101,6 +102,13 @@ def wrap(model: nn.Module, how: str) -> nn.Module:
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give the first process's buffers to all: `on_step` may have changed them there, say `moe.update_bias`."""
+    if size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

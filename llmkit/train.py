@@ -148,6 +148,7 @@ def fit(
             if log_path:
                 append_log(log_path, record)
             (asked,) = _largest(bool(on_step and distributed.is_main() and on_step(record)))
+            distributed.share_buffers(plain)
             stop = bool(asked or evals and stop_when and stop_when(records))
             if state_path and (stop or step == steps or save_every and step % save_every == 0):
                 save_state(state_path, plain, optimizer, step, tokens, seconds, log_path)

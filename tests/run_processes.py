@@ -5,14 +5,17 @@ torchrun --nproc-per-node 2 run_processes.py FOLDER
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from run_cases import batches, make_model
+from run_cases import CONFIG, batches, make_model
 
 from llmkit import distributed
 from llmkit.checkpoint import weights_of, write_tensors
+from llmkit.config import MoEConfig
+from llmkit.model import Transformer
+from llmkit.moe import update_bias
 from llmkit.optim import adamw, constant, muon
 from llmkit.run import no_better
 from llmkit.train import NonFiniteLoss, fit, next_token_loss
@@ -84,6 +87,16 @@ def refused(how):
     }
 
 
+def experts(how):
+    """The bias of every router, after updates that only the first process makes; and the losses."""
+    torch.manual_seed(0)
+    model = distributed.wrap(Transformer(replace(CONFIG, moe=MoEConfig(n_expert=4, n_active=2, d_expert=16))), how)
+    plain = distributed.unwrapped(model)
+    records = fit(model, batches, 3, on_step=lambda record: update_bias(plain, 0.01))
+    biases = [buffer.tolist() for name, buffer in plain.named_buffers() if name.endswith("bias")]
+    return {"biases": biases, "losses": [record.loss for record in records]}
+
+
 def main():
     saw = {}
     for how in ("ddp", "fsdp"):
@@ -101,6 +114,7 @@ def main():
         saw[f"{how}-resumed"] = [asdict(record) for record in records]
         stop = no_better("rank", patience=1)  # 0 in the first process: no better at the second evaluation
         saw[f"{how}-stopped"] = [record.step for record in train(how, "ragged", stop_when=stop)[1]]
+        saw[f"{how}-experts"] = experts(how)
         saw[f"{how}-refused"] = refused(how)
     (FOLDER / f"rank{distributed.rank()}.json").write_text(json.dumps(saw))
 

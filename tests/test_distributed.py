@@ -110,6 +110,14 @@ def test_one_process_goes_on_from_the_state_of_two(together, how, tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("how", HOW)
+def test_what_on_step_does_to_a_buffer_reaches_all(together, how):
+    first, second = (saw[f"{how}-experts"] for saw in together[1])
+    assert first == second and any(any(bias) for bias in first["biases"])
+    alone = run_processes.experts(how)["losses"]
+    assert first["losses"][0] == pytest.approx(alone[0], rel=1e-5)  # then it is the first process's load that counts
+
+
 def test_what_would_train_wrongly_is_refused(together):
     for saw in together[1]:
         for how in HOW:
