@@ -3,9 +3,10 @@
     p = softmax(W_r x);   chosen = the k largest of p + bias;   y = sum over chosen e of w_e expert_e(x)
 
 w_e is p_e, divided by the chosen ones' sum with `norm_weights`: Qwen3-MoE (arXiv 2505.09388), to whose logits ours are
-equal on the same weights. A layer so has the parameters of E experts at the price of k. Routers left alone tend to
-send everything to a few. Against that: a loss on uneven loads (Switch, 2101.03961, equations 4-6, pooled over layers
-as in transformers), or the `bias`, which steers the choice and nothing else (2408.15664, there on sigmoid scores). Shared experts are DeepSeekMoE's (2401.06066). A capacity, Switch's, bounds what one expert takes.
+equal on the same weights. A layer so has the parameters of E experts at the price of k. Routers left alone tend to send
+everything to a few. Against that: a loss on uneven loads (Switch, 2101.03961, equations 4-6, pooled over layers as in
+transformers), or the `bias`, which steers the choice and nothing else (2408.15664, there on sigmoid scores). Shared
+experts are DeepSeekMoE's (2401.06066). A capacity, Switch's, bounds what one expert takes.
 
 Departures: tokens are served in order of position, and those that find no room are computed and then multiplied by 0,
 so that a capacity saves no work here; the router stays in float32 when the model computes in another type, as Switch's.
