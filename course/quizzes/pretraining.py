@@ -24,8 +24,8 @@ QUIZ = (
         "a",
         (
             ("Training looks fine, but documents look into their neighbours.",
-             "Yes: no error, and hardly a trace in the curve. That is why a test compares packed documents with "
-             "single ones."),
+             "Yes: no error. The curve lies higher, and nobody sees that without the other run beside it. That is why a "
+             "test compares packed documents with single ones."),
             ("The loss becomes nan, since the first place of each document has nothing to look at.",
              "Each place sees itself at least, and here even too much. So every softmax is fine."),
             ("The shapes no longer fit.", "The mask changes no shape. That is what makes forgetting it so quiet."),
@@ -86,6 +86,21 @@ QUIZ = (
              "Yes: answers leak into what is read, or targets are not moved by one. Below the floor nobody predicts."),
             ("It has learned the training set by heart, which is below the floor.",
              "On its own few documents a model can get there. On a text that is new at every step it cannot."),
+        ),
+    ),
+    Question(
+        "Two runs end far below the floor. One began at ln V, the other well under it. What is wrong with each?",
+        "b",
+        (
+            ("The first has targets that were not moved by one, the second reads the same batch at every step.",
+             "The other way round: a model that is asked for what it reads has an advantage before the first step."),
+            ("The first reads the same batch at every step, the second has targets that were not moved by one.",
+             "Yes. Any text costs ln V at first, whichever batch it is; repeating what one reads costs less from the "
+             "start, since the output weights are the embedding's."),
+            ("Both have a learning rate that is too high.",
+             "Too high a rate holds a run above the floor, or throws it off. It cannot bring it under."),
+            ("The second began from weights that had been trained before, the first did not.",
+             "Trained weights begin lower, that is true, but they end at the floor, too, and not under it."),
         ),
     ),
     Question(
