@@ -24,8 +24,8 @@ QUIZ = (
         "a",
         (
             ("Training looks fine, but documents look into their neighbours.",
-             "Yes: no error. The curve lies higher, and nobody sees that without the other run beside it. That is why a "
-             "test compares packed documents with single ones."),
+             "Yes: no error. The curve lies higher, and nobody sees that without the other run beside it. That is why "
+             "a test compares packed documents with single ones."),
             ("The loss becomes nan, since the first place of each document has nothing to look at.",
              "Each place sees itself at least, and here even too much. So every softmax is fine."),
             ("The shapes no longer fit.", "The mask changes no shape. That is what makes forgetting it so quiet."),
