@@ -11,7 +11,8 @@ experts are DeepSeekMoE's (2401.06066). A capacity, Switch's, bounds what one ex
 Departures: tokens are served in order of position, and those that find no room are computed and then multiplied by 0,
 so that a capacity saves no work here; the router stays in float32 when the model computes in another type, as Switch's.
 
-Shapes: N tokens (B T), C d_model, E experts, k active experts, F d_expert, M = N k assignments.
+Shapes: N tokens (B T), C d_model, E experts, k active experts, F d_expert, M = N k assignments,
+L layers.
 """
 
 import math
@@ -138,28 +139,33 @@ def expert_load(routing: Routing) -> Tensor:
     return torch.bincount(routing.experts.flatten(), minlength=n_expert) / routing.experts.numel()
 
 
-def load_balance_loss(model: nn.Module) -> Tensor:
+def load_balance_loss(model: nn.Module, by_layer: bool = False) -> Tensor:
     """E * sum over e of f_e P_e of the last forward pass: a scalar; n_active when all experts are used alike.
 
     f_e is the part of the tokens that e was chosen for (these sum to n_active), P_e its mean probability, both over
-    the tokens of all layers together, as transformers has it: layers that lean to different experts can cancel out.
+    the tokens of all layers together, as transformers has it: layers that lean to different experts cancel out, and
+    stay as they are. `by_layer` takes each layer's loss, as Switch, and their mean: it balances better.
     Only P passes a gradient on: the more an expert is overloaded, the harder its probability is pushed down.
     """
     records = routings(model)
     n_expert, n_active = records[0].probs.shape[1], records[0].experts.shape[1]
-    load = torch.stack([expert_load(routing) for routing in records]).mean(0) * n_active  # (E,)
-    mean = torch.stack([routing.probs.mean(0) for routing in records]).mean(0)  # (E,)
-    return n_expert * (load * mean).sum()
+    load = torch.stack([expert_load(routing) for routing in records]) * n_active  # (L, E)
+    mean = torch.stack([routing.probs.mean(0) for routing in records])  # (L, E)
+    if not by_layer:
+        load, mean = load.mean(0, keepdim=True), mean.mean(0, keepdim=True)  # (1, E)
+    return n_expert * (load * mean).sum(-1).mean()
 
 
-def balanced(loss_fn, aux: float = 0.01):
+def balanced(loss_fn, aux: float = 0.01, by_layer: bool = False):
     """`loss_fn` with the balance loss added, for `train.fit`: fit(..., loss_fn=balanced(next_token_loss, aux=0.01)).
 
     The records then hold the sum of both; aux * n_active of it is what a balanced model pays.
     """
 
     def loss(model, batch):
-        return loss_fn(model, batch) + aux * load_balance_loss(model)  # in this order: it reads the forward pass
+        return loss_fn(model, batch) + aux * load_balance_loss(
+            model, by_layer
+        )  # in this order: it reads the forward pass
 
     return loss
 

@@ -170,6 +170,16 @@ def test_the_balance_loss_is_n_active_when_balanced_and_n_expert_when_one_gets_a
         assert moe.load_balance_loss(net).item() == pytest.approx(value, rel=1e-5)
 
 
+def test_layers_that_lean_apart_cancel_out_unless_each_is_taken_by_itself():
+    net, experts = model(MoEConfig(4, 1, 8)), MoEConfig(4, 1, 8)
+    for block, favourites in zip(net.blocks, ([0, 0, 1, 1], [2, 2, 3, 3]), strict=True):
+        block.mlp.routing = moe.route(20 * torch.eye(4)[favourites], experts)
+    assert moe.load_balance_loss(net).item() == pytest.approx(1.0, rel=1e-5)  # as if balanced
+    assert moe.load_balance_loss(net, by_layer=True).item() == pytest.approx(2.0, rel=1e-5)
+    loss = moe.balanced(lambda net, batch: torch.tensor(3.0), aux=0.5, by_layer=True)
+    assert loss(net, None).item() == pytest.approx(4.0, rel=1e-5)
+
+
 def test_the_balance_loss_reaches_the_routers_and_pushes_the_overloaded_down():
     net = model()
     net(ids(2, 20))

@@ -31,17 +31,16 @@ from llmkit.world import KINDS, World
 
 FILE = Path(__file__).with_suffix(".json")
 ROWS, LENGTH = 8, 256  # of a batch; tokens
-AUX, RATE = 0.01, 0.01  # of the balance loss; of the bias
 TWO, ONE = MoEConfig(8, 2, 88), MoEConfig(8, 1, 176, norm_weights=False)
-CASES = {  # what differs from `nano`; how it is balanced; optimizer and lr; steps; seeds
-    "dense": ({}, None, (muon, 5e-3), 400, (0, 1)),
-    "sparse": (dict(moe=TWO), "loss", (muon, 5e-3), 400, (0, 1)),
-    "wide": (dict(d_ff=8 * 88), None, (muon, 5e-3), 400, (0, 1)),
-    "sparse, bias": (dict(moe=TWO), "bias", (muon, 5e-3), 400, (0,)),
-    "sparse, alone": (dict(moe=TWO), None, (muon, 5e-3), 400, (0,)),
-    "one, alone": (dict(moe=ONE), None, (adamw, 6e-3), 200, (0,)),
-    "one, loss": (dict(moe=ONE), "loss", (adamw, 6e-3), 200, (0,)),
-    "one, bias": (dict(moe=ONE), "bias", (adamw, 6e-3), 200, (0,)),
+CASES = {  # what differs from `nano`; how it is balanced, and with what weight; optimizer and lr; steps; seeds
+    "dense": ({}, (None, 0), (muon, 5e-3), 400, (0, 1)),
+    "sparse": (dict(moe=TWO), ("loss", 0.01), (muon, 5e-3), 400, (0, 1)),
+    "wide": (dict(d_ff=8 * 88), (None, 0), (muon, 5e-3), 400, (0, 1)),
+    "sparse, bias": (dict(moe=TWO), ("bias", 0.01), (muon, 5e-3), 400, (0,)),
+    "sparse, alone": (dict(moe=TWO), (None, 0), (muon, 5e-3), 400, (0,)),
+    "one, alone": (dict(moe=ONE), (None, 0), (adamw, 6e-3), 200, (0,)),
+    "one, loss": (dict(moe=ONE), ("loss", 0.1), (adamw, 6e-3), 200, (0,)),
+    "one, bias": (dict(moe=ONE), ("bias", 0.01), (adamw, 6e-3), 200, (0,)),
 }
 
 
@@ -56,7 +55,7 @@ class Town:
 
 def run(case: str, seed: int, town: Town, steps: int | None = None, every: int = 50) -> dict:
     """Train and measure one model: an entry of the record."""
-    overrides, balance, (make, lr), full, _ = CASES[case]
+    overrides, (balance, weight), (make, lr), full, _ = CASES[case]
     torch.manual_seed(seed)
     model = Transformer(preset("nano", context_length=LENGTH, **overrides))
     loads, judged = [], town.judged[:200]
@@ -67,14 +66,14 @@ def run(case: str, seed: int, town: Town, steps: int | None = None, every: int =
         if record.step % 10 == 0:
             loads.append([[round(x, 3) for x in expert_load(r).tolist()] for r in routings(model)])
         if balance == "bias":
-            update_bias(model, RATE)
+            update_bias(model, weight)
 
     records = fit(
         model,
         PackedBatches(town.stream, ROWS, LENGTH, seed),
         steps or full,
         optimizer=make(model, lr),
-        loss_fn=balanced(next_token_loss, AUX) if balance == "loss" else next_token_loss,
+        loss_fn=balanced(next_token_loss, weight, by_layer=True) if balance == "loss" else next_token_loss,
         on_step=after,
         eval_fn=lambda model: {"loss": excess_loss(model, town.tokenizer, judged).loss},
         eval_every=every,
@@ -119,8 +118,9 @@ def header(town: Town) -> dict:
     """What all runs have in common."""
     judged = town.judged[:200]
     n_tokens = sum(len(town.tokenizer.encode(d.text)) + 1 for d in judged)
-    about = {"command": "python -m course.records.moe", "rows": ROWS, "length": LENGTH, "aux": AUX, "rate": RATE}
+    about = {"command": "python -m course.records.moe", "rows": ROWS, "length": LENGTH}
     floor = sum(d.nats for d in judged) / n_tokens
+    about |= {"balance": {case: setting[1] for case, setting in CASES.items()}}
     return about | {"floor": round(floor, 4), "sizes": {case: sizes(case) for case in CASES}}
 
 
