@@ -176,7 +176,7 @@ class Lanes:
         chosen = svg.shorten(self.run.names[self.token], 60, 12)
         heads = ((0, "expert, load"), (PROB, f"p for {chosen}"), (CHIPS, "its tokens, darker by weight"))
         parts = [svg.text(x, 11, words, font_size=12, font_weight="bold") for x, words in heads]
-        limits = f"fair share {self.share:g}" + ("" if self.room is None else f", room {self.room}")
+        limits = f"fair share {self.share:.1f}" + ("" if self.room is None else f", room {self.room}")
         return [*parts, svg.text(0, 25, limits, font_size=FONT)]
 
     def _bars(self, expert: int, y: float) -> list[str]:
