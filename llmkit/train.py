@@ -165,11 +165,12 @@ def compiled(model: nn.Module) -> nn.Module:
     try:
         torch.compile(lambda x: x * 2)(torch.zeros(1, device=next(model.parameters()).device))
     except Exception as error:
+        why = str(error).split("\n")[0]
         raise RuntimeError(
-            f"torch.compile does not work on this machine ({type(error).__name__}): it needs a C++ compiler, for a GPU "
-            "also Triton. Install it (Linux: g++, macOS: xcode-select --install, Windows: Visual Studio's build tools) "
-            "or train without: what is learned is the same"
-        ) from error
+            f"torch.compile does not work on this machine ({why}). It needs a C++ compiler, and for a GPU Triton: install "
+            "them (Linux: g++, macOS: xcode-select --install, Windows: Visual Studio's build tools), or train without: "
+            "what is learned is the same"
+        ) from None
     model.compile()
     return model
 

@@ -203,7 +203,7 @@ def test_torch_compile_is_refused_with_a_sentence_and_fit_does_without(monkeypat
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     model = make_model()
-    with pytest.raises(RuntimeError, match="needs a C.. compiler.*or train without"):
+    with pytest.raises(RuntimeError, match=r"\(g\+\+\). It needs a C\+\+ compiler.*or train without"):
         compiled(model)
     assert fit(model, batches, 1)[0].loss == next_token_loss(make_model(), batches(0)).item()
 
