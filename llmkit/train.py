@@ -167,9 +167,9 @@ def compiled(model: nn.Module) -> nn.Module:
     except Exception as error:
         why = str(error).split("\n")[0]
         raise RuntimeError(
-            f"torch.compile does not work on this machine ({why}). It needs a C++ compiler, and for a GPU Triton: install "
-            "them (Linux: g++, macOS: xcode-select --install, Windows: Visual Studio's build tools), or train without: "
-            "what is learned is the same"
+            f"torch.compile does not work on this machine ({why}). It needs a C++ compiler, and for a GPU Triton: "
+            "install them (Linux: g++, macOS: xcode-select --install, Windows: Visual Studio's build tools), or train "
+            "without: what is learned is the same"
         ) from None
     model.compile()
     return model
