@@ -144,7 +144,7 @@ def load_balance_loss(model: nn.Module, by_layer: bool = False) -> Tensor:
 
     f_e is the part of the tokens that e was chosen for (these sum to n_active), P_e its mean probability, both over
     the tokens of all layers together, as transformers has it: layers that lean to different experts cancel out, and
-    stay as they are. `by_layer` takes each layer's loss, as Switch, and their mean: it balances better.
+    stay as they are. `by_layer` takes the loss of each layer, as Switch does, and their mean.
     Only P passes a gradient on: the more an expert is overloaded, the harder its probability is pushed down.
     """
     records = routings(model)
@@ -173,7 +173,8 @@ def balanced(loss_fn, aux: float = 0.01, by_layer: bool = False):
 @torch.no_grad()
 def update_bias(model: nn.Module, rate: float = 1e-3) -> None:
     """Balance without a loss: after each update, the bias of every expert that got less than an even share in the last
-    forward pass rises by `rate`, the others' fall. In `train.fit`: on_step=lambda record: update_bias(model)."""
+    forward pass rises by `rate`, the others' fall. `train.fit` calls it through `on_step`; not after an evaluation
+    (`record.evals`), since the last forward pass is then the evaluation's."""
     routings(model)  # raises if there is nothing to read
     for module in model.modules():
         if isinstance(module, MoE):

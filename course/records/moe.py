@@ -39,7 +39,7 @@ CASES = {  # what differs from `nano`; how it is balanced, and with what weight;
     "sparse, bias": (dict(moe=TWO), ("bias", 0.01), (muon, 5e-3), 400, (0,)),
     "sparse, alone": (dict(moe=TWO), (None, 0), (muon, 5e-3), 400, (0,)),
     "one, alone": (dict(moe=ONE), (None, 0), (adamw, 6e-3), 200, (0,)),
-    "one, loss": (dict(moe=ONE), ("loss", 0.1), (adamw, 6e-3), 200, (0,)),
+    "one, loss": (dict(moe=ONE), ("loss", 0.01), (adamw, 6e-3), 200, (0,)),
     "one, bias": (dict(moe=ONE), ("bias", 0.01), (adamw, 6e-3), 200, (0,)),
 }
 
@@ -61,10 +61,10 @@ def run(case: str, seed: int, town: Town, steps: int | None = None, every: int =
     loads, judged = [], town.judged[:200]
 
     def after(record):
-        if model.config.moe is None:
+        if model.config.moe is None or record.evals:  # the last forward pass is the evaluation's
             return
         if record.step % 10 == 0:
-            loads.append([[round(x, 3) for x in expert_load(r).tolist()] for r in routings(model)])
+            loads.append([record.step, [[round(x, 3) for x in expert_load(r).tolist()] for r in routings(model)]])
         if balance == "bias":
             update_bias(model, weight)
 
@@ -73,7 +73,7 @@ def run(case: str, seed: int, town: Town, steps: int | None = None, every: int =
         PackedBatches(town.stream, ROWS, LENGTH, seed),
         steps or full,
         optimizer=make(model, lr),
-        loss_fn=balanced(next_token_loss, weight, by_layer=True) if balance == "loss" else next_token_loss,
+        loss_fn=balanced(next_token_loss, weight) if balance == "loss" else next_token_loss,
         on_step=after,
         eval_fn=lambda model: {"loss": excess_loss(model, town.tokenizer, judged).loss},
         eval_every=every,
