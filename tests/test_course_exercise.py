@@ -78,6 +78,12 @@ def encode_by_rank(ids, merges):
     ("positions.turn", lambda x, m, theta: torch.cat([(z := torch.complex(*x.chunk(2)) * torch.exp(
         1j * m * theta ** (-torch.arange(0, len(x), 2) / len(x)))).real, z.imag])),
     ("positions.ntk_theta", lambda theta, s, D: math.exp(math.log(theta) + math.log(s) * D / (D - 2))),
+    ("mixture_of_experts.expert_weights", lambda logits, k: logits.masked_fill(
+        logits < logits.topk(k).values[:, -1:], -math.inf).softmax(-1)),
+    ("mixture_of_experts.balance_loss", lambda probs, experts: probs.shape[1] * torch.dot(
+        torch.nn.functional.one_hot(experts, probs.shape[1]).sum(1).float().mean(0), probs.mean(0))),
+    ("mixture_of_experts.find_room", lambda experts, n_expert, room: torch.nn.functional.one_hot(
+        experts.flatten(), n_expert).cumsum(0).gather(1, experts.view(-1, 1)).view_as(experts) <= room),
 ])
 def test_other_right_answers_pass_too(name, fn):
     assert judge(exercise.find(name), fn).message == ""
