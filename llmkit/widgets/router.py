@@ -30,7 +30,7 @@ from llmkit.widgets.tokens import follow, labels, read, strip
 
 MAX_TOKENS, NO_LIMIT, ROOMS = 48, "no limit", (2.0, 1.5, 1.25, 1.0, 0.75, 0.5)
 NO_BIAS, OWN_BIAS, BALANCED = "none", "the model's", "balanced on this text"
-BALANCE_STEPS, BALANCE_RATE = 100, 0.02
+BALANCE_STEPS, BALANCE_RATE = 60, 0.03
 WIDTH, LOAD, PROB, CHIPS = 820, 52, 158, 264  # of the drawing, and where its columns begin
 BAR_LOAD, BAR_PROB, ROW, FONT = 84, 60, 20, 11  # longest bars, a line of a lane, and the text of its chips
 
