@@ -139,7 +139,7 @@ def draw(run: Run, board: Board, layer: int, token: int) -> Picture:
     pairs = zip(routing.experts.tolist(), routing.kept.tolist(), strict=True)
     notes = ["·".join(f"{e}" if room else f"({e})" for e, room in zip(*pair, strict=True)) for pair in pairs]
     tints = (routing.weights * routing.kept).sum(-1) / routing.weights.sum(-1)
-    boxes, height = strip(run.names, (0.4 * tints).tolist(), WIDTH, [token], notes)
+    boxes, height = strip(run.names, (0.5 * tints).tolist(), WIDTH, [token], notes)
     room = "" if board.room is None else ", in brackets where there was no room"
     parts = [svg.text(0, 12, f"the text; below each token its experts{room}", font_size=12)]
     parts.append(svg.group(boxes, transform="translate(1 20)"))
@@ -174,7 +174,7 @@ class Lanes:
 
     def _head(self) -> list[str]:
         chosen = svg.shorten(self.run.names[self.token], 60, 12)
-        heads = ((0, "expert, load"), (PROB, f"p for {chosen}"), (CHIPS, "its tokens, darker by weight"))
+        heads = ((0, "expert, load"), (PROB, f"p for {chosen}"), (CHIPS, "its tokens, tinted by weight"))
         parts = [svg.text(x, 11, words, font_size=12, font_weight="bold") for x, words in heads]
         limits = f"fair share {self.share:.1f}" + ("" if self.room is None else f", room {self.room}")
         return [*parts, svg.text(0, 25, limits, font_size=FONT)]
