@@ -163,9 +163,8 @@ def balanced(loss_fn, aux: float = 0.01, by_layer: bool = False):
     """
 
     def loss(model, batch):
-        return loss_fn(model, batch) + aux * load_balance_loss(
-            model, by_layer
-        )  # in this order: it reads the forward pass
+        language = loss_fn(model, batch)  # first: the balance loss reads this forward pass
+        return language + aux * load_balance_loss(model, by_layer)
 
     return loss
 
