@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from llmkit.plots import MODEL, NEW, NEXT, TRUTH, short
 from llmkit.scaling import Law, isoflop
 
-LOSSES = (0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 2.5, 3, 4)
+LOSSES = (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 2.5, 3, 4, 5)
 ESTIMATES = (MODEL, NEXT, NEW)  # several laws for the same runs, in their order
 
 
@@ -92,10 +92,17 @@ def total_cost(law: Law, loss: float, served: Sequence[float], n: Sequence[float
         cheap, d = law.cheapest(loss, tokens)
         axes.plot(cheap, 6 * cheap * d + 2 * cheap * tokens, "o", color=TRUTH)
     axes.set(xlabel="parameters N", ylabel="FLOPs in all", xscale="log", yscale="log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _counts(axes)
     axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+def _counts(axes: Axes) -> None:
+    """Counts along the x axis, in short."""
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _logs(figure: Figure, axes: Axes) -> Figure:
@@ -104,7 +111,6 @@ def _logs(figure: Figure, axes: Axes) -> Figure:
     ticks = [loss for loss in LOSSES if low <= loss <= high]
     axes.set_yticks(ticks, [f"{loss:g}" for loss in ticks])
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _counts(axes)
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure

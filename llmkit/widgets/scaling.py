@@ -208,7 +208,7 @@ def _frontier(x: float, desk: Desk, table, budget: float) -> list[str]:
     ticks = _powers(*across)
     ticks = ticks[:: 1 + len(ticks) // 5]
     parts = axes.frame(
-        "loss (nats/token) by compute", "FLOPs for training, 6 N D", ticks, _powers(*up, (1, 2, 3, 5, 7)), _plain
+        "loss (nats/token) by compute", "FLOPs for training, 6 N D", ticks, _powers(*up, (1, 1.5, 2, 3, 5, 7)), _plain
     )
     parts += [axes.line(across, (desk.floor,) * 2, TRUTH, stroke_width=1.5, stroke_dasharray="5 3")]
     parts += [axes.band(flops, *band(curves), MODEL), axes.line(flops, curves[0], MODEL, stroke_width=2.0)]
@@ -230,7 +230,7 @@ def _isoflop(x: float, table, budget: float, best_n: float, n: float, floor: flo
     low, high = band(curves)
     up = 0.95 * min(floor, float(low.min())), 1.05 * float(curves[0].max())
     axes = Axes(x, (sizes[0], sizes[-1]), up)
-    ticks = _powers(*up, (1, 2, 3, 5, 7)) or [up[0] * 1.1]
+    ticks = _powers(*up, (1, 1.5, 2, 3, 5, 7)) or [up[0] * 1.1]
     parts = axes.frame(f"loss by size, at {budget:.1e} FLOPs", "parameters N", _powers(*axes.across), ticks, _plain)
     parts += [axes.line(axes.across, (floor, floor), TRUTH, stroke_width=1.5, stroke_dasharray="5 3")]
     parts += [axes.band(sizes, low, high, MODEL), axes.line(sizes, curves[0], MODEL, stroke_width=2.0)]
