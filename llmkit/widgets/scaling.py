@@ -266,7 +266,7 @@ def _deployment(x: float, fit: Law, goal: float, best_n: float, n: float, served
         parts.append(svg.rect(x - 40 + 74 * k, TOP + HEIGHT + 42, 9, 9, colour))
         parts.append(svg.text(x - 26 + 74 * k, TOP + HEIGHT + 51, name, font_size=10))
     parts.append(axes.mark(cheap_n, least, TRUTH))
-    parts.append(svg.text(axes.x(cheap_n), axes.y(least) + 20, "cheapest", text_anchor="middle", font_size=10))
+    parts.append(svg.text(axes.x(cheap_n), axes.y(least) - 10, "cheapest", text_anchor="middle", font_size=10))
     if n > smallest * 1.02:
         cost = 6 * n * fit.tokens_to_reach(goal, n) + 2 * n * served
         parts.append(axes.mark(n, cost, NEW, square=True))
