@@ -101,7 +101,8 @@ def best_sizes(table: np.ndarray, flops) -> np.ndarray:
 
 def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(M, P) -> the lower and upper end of the middle 95 %, (P,) each."""
-    return np.quantile(values, 0.025, axis=0), np.quantile(values, 0.975, axis=0)
+    low, high = np.quantile(values, (0.025, 0.975), axis=0)
+    return low, high
 
 
 # ---- words ----
