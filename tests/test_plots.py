@@ -27,10 +27,21 @@ def test_loss_by_kind_stacks_the_excess_on_the_floor():
 
 
 def test_knowledge_has_both_readers_and_the_facts():
-    above, below = training.knowledge([1, 2], [30.0, 25.0], [0.1, 0.6], stranger=28.0, truth=15.0).axes
-    assert [line.get_ydata()[0] for line in above.lines] == [30.0, 28.0, 15.0]
-    assert list(below.lines[0].get_ydata()) == [0.1, 0.6]
+    recalled = [(0.1, 0.05, 0.2), (0.6, 0.5, 0.7)]
+    above, below = training.knowledge([1, 2], [30.0, 25.0], recalled, [0.5, 0.9], stranger=28.0, truth=15.0).axes
+    assert [line.get_ydata()[0] for line in above.lines] == [28.0, 30.0, 15.0]
+    assert [list(line.get_ydata()) for line in below.lines] == [[0.5, 0.9], [0.1, 0.6]]
     assert above.get_ylim()[1] > 30.0
+    stored = above.collections[0].get_paths()[0].get_extents()  # what the model knows: from the stranger down to it
+    assert (stored.y0, stored.y1) == (25.0, 28.0)
+
+
+def test_differences_are_drawn_run_by_run_around_zero():
+    axes = training.differences({"story": [0.1, -0.2], "all": [0.0, 0.05]}, "without − with").axes[0]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    points = [list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in dots]
+    assert points == [[(0, 0.1), (0, -0.2)], [(1, 0.0), (1, 0.05)]]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["story", "all"]
 
 
 def test_mix_has_a_bar_for_each_share():

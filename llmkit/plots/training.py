@@ -94,6 +94,17 @@ def _finish_losses(figure: Figure, floor: float) -> Figure:
     return figure
 
 
+def differences(by_name: Mapping[str, Sequence[float]], what: str) -> Figure:
+    """A dot for each pair of runs: how much they differ, under each name; 0 is no difference."""
+    figure, axes = _panel()
+    for place, values in enumerate(by_name.values()):
+        axes.plot([place] * len(values), values, "o", color=MODEL, alpha=0.7)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(by_name)), by_name)
+    axes.set_ylabel(what)
+    return figure
+
+
 # ---- after training ----
 
 
@@ -112,20 +123,32 @@ def loss_by_kind(losses: Mapping[str, float], floors: Mapping[str, float]) -> Fi
 
 
 def knowledge(
-    steps: Sequence[int], costs: Sequence[float], facts: Sequence[float], stranger: float, truth: float
+    steps: Sequence[int],
+    costs: Sequence[float],
+    facts: Sequence[Sequence[float]],
+    language: Sequence[float],
+    stranger: float,
+    truth: float,
 ) -> Figure:
-    """Above: what biographies cost the model as it trains, between a stranger's cost and that of one who knows the
-    town. Below: the share of `facts` that it recalls."""
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    """Above: what biographies cost the model as it trains, and the knowledge in them: the nats between a stranger's
+    cost and that of one who knows the town. Below, shares learned: of `facts` (recalled, low, high) and of language."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-    above.plot(steps, costs, color=MODEL, marker="o", label="the model")
     above.axhline(stranger, color=STRANGER, linestyle=":", label="a perfect reader who knows nobody")
+    above.plot(steps, costs, color=MODEL, marker="o", label="the model")
     above.axhline(truth, color=TRUTH, linestyle="--", label="a perfect reader who knows everybody")
+    above.axhspan(truth, stranger, color=STRANGER, alpha=0.15, linewidth=0)
+    above.fill_between(steps, np.clip(costs, truth, stranger), stranger, color=MODEL, alpha=0.3, linewidth=0)
+    above.text(0.01, (truth + stranger) / 2, "knowledge of people", transform=above.get_yaxis_transform(), va="center")
     above.set(ylabel="nats per biography", ylim=(0, 1.1 * max(stranger, *costs)), xlim=(0, None))
     above.legend(frameon=False)
-    below.plot(steps, facts, color=MODEL, marker="o")
+    recalled, low, high = zip(*facts, strict=True)
+    below.plot(steps, language, color=NEW, marker="s", label="language: excess on stories that is gone")
+    below.plot(steps, recalled, color=MODEL, marker="o", label="knowledge: facts recalled")
+    below.fill_between(steps, low, high, color=MODEL, alpha=0.2, linewidth=0)
     below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    below.set(xlabel="step", ylabel="facts recalled", ylim=(-0.03, 1.03))
+    below.set(xlabel="step", ylabel="learned", ylim=(-0.03, 1.03))
+    below.legend(frameon=False, loc="center left")
     return figure
 
 
