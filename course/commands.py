@@ -25,6 +25,7 @@ USAGE = """usage: python -m course [COMMAND]
 
 def main(arguments: list[str]) -> int:
     """Run one subcommand; a Trouble becomes a sentence and exit status 1."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path with letters that this console does not know
     name, *rest = arguments or ["start"]
     if name in ("-h", "--help", "help"):
         print(USAGE)
@@ -44,9 +45,12 @@ def main(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "the disk is full"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            reason = f"cannot write {error.filename}"
+        else:
             raise
-        reason = "the disk is full" if error.errno == errno.ENOSPC else f"cannot write {error.filename}"
         print(f"course: {reason}. Put that right and run the same command again.", file=sys.stderr)
         return 1
 
@@ -55,8 +59,12 @@ def start(arguments: list[str]) -> int:
     env, desk = Environment(), Desk(REPO)
     environment.ensure(env)
     desk.hand_out()
-    if newer := [copy.name for copy in desk.copies() if "outdated" in copy.state]:
+    copies = desk.copies()
+    if newer := [copy.name for copy in copies if copy.state == "outdated"]:
         print(f"New versions of {', '.join(newer)}: python -m course update", flush=True)
+    if edited := [copy.name for copy in copies if copy.state == "edited, outdated"]:
+        print(f"New versions of {', '.join(edited)}, edited by you: python -m course reset {edited[0][:2]} brings the "
+              "new one, and keeps yours beside it", flush=True)
     return lab.start(env, arguments)
 
 
@@ -99,7 +107,7 @@ def status(arguments: list[str]) -> int:
 
 def update(arguments: list[str]) -> int:
     for name, state in Desk(REPO).update().items():
-        print(f"{name:24} {UPDATES[state]}")
+        print(f"{name:24} {UPDATES[state].format(number=name[:2])}")
     return 0
 
 
@@ -133,5 +141,5 @@ UPDATES = {
     "current": "already current",
     "outdated": "replaced by the new version",
     "edited": "edited by you, kept; nothing new",
-    "edited, outdated": "edited by you, kept; for the new version: python -m course reset (your copy stays beside it)",
+    "edited, outdated": "edited by you, kept; python -m course reset {number} brings the new one, and keeps yours",
 }

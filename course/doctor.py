@@ -119,8 +119,8 @@ def probe_imports(env: Environment) -> dict:
     """Load every required package in the environment; {"broken": {name: error}, "torch": version, "gpu": name}."""
     names = [line.replace("-", "_") for line in environment.names(env)]
     try:
-        done = subprocess.run([str(env.python), "-c", PROBE, *names], capture_output=True, text=True, timeout=120,
-                              env=env.variables())
+        done = subprocess.run([str(env.python), "-c", PROBE, *names], capture_output=True, encoding="utf-8",
+                              errors="replace", timeout=120, env=env.variables())
         return json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
         return {"broken": {"python": f"{type(error).__name__}: {error}"}, "torch": None, "gpu": None}

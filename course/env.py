@@ -137,9 +137,9 @@ def _make_venv(env: Environment) -> None:
     if env.python.exists() and subprocess.run(asks_pip, capture_output=True).returncode == 0:
         return
     make = [sys.executable, "-m", "venv", "--clear", str(env.folder)]
-    made = subprocess.run(make, capture_output=True, text=True, env=env.variables())
+    made = subprocess.run(make, capture_output=True, encoding="utf-8", errors="replace", env=env.variables())
     if made.returncode:
-        raise Trouble(f"Python could not make {env.folder}: {piplog.explain(made.stdout + made.stderr, env.log)}")
+        raise Trouble(f"Python could not make {env.folder}: {piplog.explain(made.stdout + made.stderr)}")
 
 
 def _install_cpu_torch(env: Environment, run: Run) -> None:

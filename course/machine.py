@@ -75,7 +75,7 @@ def nvidia_gpu() -> str | None:
     if not (tool := shutil.which("nvidia-smi")):
         return None
     try:
-        found = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=10)
+        found = subprocess.run([tool, "-L"], capture_output=True, encoding="utf-8", errors="replace", timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.splitlines()[0] if found.returncode == 0 and found.stdout.startswith("GPU") else None
@@ -88,7 +88,7 @@ def pip_reaches_packages(python: Path) -> bool | None:
     """
     ask = [str(python), "-m", "pip", "index", "versions", "safetensors", "--retries", "0", "--timeout", "2"]
     try:
-        answer = subprocess.run(ask, capture_output=True, text=True, timeout=NETWORK_S)
+        answer = subprocess.run(ask, capture_output=True, encoding="utf-8", errors="replace", timeout=NETWORK_S)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return None if "No module named pip" in answer.stderr else answer.returncode == 0
@@ -96,7 +96,7 @@ def pip_reaches_packages(python: Path) -> bool | None:
 
 def _cgroup_numbers(name: str) -> list[int]:
     try:
-        return [int(word) for word in (CGROUP / name).read_text().split()]
+        return [int(word) for word in (CGROUP / name).read_text(encoding="utf-8").split()]
     except (OSError, ValueError):  # no such file, or the word "max"
         return []
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 HEARTBEAT_S = 10
 CAUSES = (  # pattern in the output, sentence; certificates before the network, whose words their errors repeat
-    (r"No space left on device|not enough space|Errno 28",
+    (r"No space left on device|not enough space|quota exceeded|Errno 28|Errno 122",
      "the disk is full. Free a few GB and start again; what is already installed is kept"),
-    (r"Permission denied|Errno 13|Access is denied",
+    (r"Permission denied|Errno 13|Access is denied|Read-only file system|Errno 30",
      "a file could not be written. Close other programs that use the course's .venv, check that its folder is yours, "
      "and start again"),
     (r"CERTIFICATE_VERIFY_FAILED|SSLError",
@@ -67,15 +67,16 @@ def condense(line: str) -> str | None:
     return None
 
 
-def explain(output: str, log: Path) -> str:
-    """A sentence for the output of a failed installation."""
+def explain(output: str, log: Path | None = None) -> str:
+    """A sentence for the output of a failed installation, of which `log` holds the whole."""
     absent = re.findall(r"No matching distribution found for ([\w.-]+)", output)
     words = f"{absent[0]} is" if absent else "some packages are"
     for pattern, sentence in CAUSES:
         if re.search(pattern, output):
-            return f"{sentence.format(missing=words)}. (Details: {log})"
+            return sentence.format(missing=words) + "." + (f" (Details: {log})" if log else "")
     last = [line for line in output.splitlines() if line.strip()][-1:] or ["no output"]
-    return f"installing failed: {last[0].strip()} (All of it: {log}.) Start again; it goes on where it stopped."
+    details = f" (All of it: {log}.)" if log else ""
+    return f"installing failed: {last[0].strip()}{details} Start again; it goes on where it stopped."
 
 
 def _pump(stream, lines: queue.Queue) -> None:

@@ -17,7 +17,7 @@ def python_trouble(version, implementation="cpython"):
     found = str(version[0]) + "." + str(version[1])
     return (
         "this is Python " + found + ", and the course needs Python " + _range() + ". Install one of these from "
-        "python.org and start again with it, for instance: python3.12 -m course"
+        "python.org and start again with it, for instance: python3.12 -m course (on Windows: py -3.12 -m course)"
     )
 
 

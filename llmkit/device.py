@@ -61,7 +61,7 @@ def _quota(folder: Path) -> float | None:
 
 def _read(path: str | Path) -> str:
     try:
-        return Path(path).read_text()
+        return Path(path).read_text(encoding="utf-8")
     except OSError:
         return ""
 

@@ -1,4 +1,5 @@
 """The environment: every way in which making it can be cut short or fail, with pip, uv and the network faked."""
+import errno
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -140,11 +141,15 @@ def test_a_full_disk_is_a_sentence(tmp_path):
         machine.require_disk(tmp_path, 1e18)
 
 
-def test_venv_that_cannot_be_made_is_a_sentence(tmp_path, monkeypatch):
-    failed = SimpleNamespace(returncode=1, stdout="", stderr="Error: [Errno 28] No space left on device")
+@pytest.mark.parametrize(("stderr", "words"), [
+    ("Error: [Errno 28] No space left on device", "the disk is full"),
+    ("Error: [Errno 30] Read-only file system: '/course/.venv'", "could not be written")])
+def test_venv_that_cannot_be_made_is_a_sentence(tmp_path, monkeypatch, stderr, words):
+    failed = SimpleNamespace(returncode=1, stdout="", stderr=stderr)
     monkeypatch.setattr(env.subprocess, "run", lambda *args, **kwargs: failed)
-    with pytest.raises(Trouble, match="the disk is full"):
+    with pytest.raises(Trouble, match=words) as trouble:
         env._make_venv(Environment(tmp_path))
+    assert "install.log" not in str(trouble.value)  # which was not written yet
 
 
 def test_the_link_survives_moving_the_repository(tmp_path):
@@ -200,6 +205,7 @@ def test_missing_ensurepip_names_the_debian_package():
 
 @pytest.mark.parametrize(("output", "words"), [
     ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
+    ("OSError: [Errno 122] Disk quota exceeded", "disk is full"),
     ("Max retries exceeded ... SSLError(SSLCertVerificationError(1, CERTIFICATE_VERIFY_FAILED", "PIP_CERT"),
     ("WARNING: Retrying ... NameResolutionError\nERROR: No matching distribution found for torch==2.13.0",
      "torch is not installed yet"),
@@ -254,6 +260,7 @@ def test_an_interrupt_ends_the_installer(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("raised", "status", "words"), [
     (Trouble("do this"), 1, "course: do this"), (KeyboardInterrupt(), 130, "goes on from here"),
     (OSError(28, "No space left on device"), 1, "disk is full"),
+    (OSError(errno.EDQUOT, "quota exceeded"), 1, "disk is full"),
     (PermissionError(13, "Permission denied", "work/x"), 1, "cannot write work/x")])
 def test_what_the_learner_can_put_right_is_no_traceback(raised, status, words, monkeypatch, capsys):
     def command(arguments):

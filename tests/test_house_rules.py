@@ -129,6 +129,27 @@ def test_the_safety_rule_allows_evaluation_mode():
     assert list(unsafe_uses(Path("llmkit/data.py"), "model.eval()\nself.exec(x)")) == []
 
 
+def machine_encodings(source):
+    """Calls that read or write text in whatever encoding this machine is set to, which on Windows is seldom UTF-8."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and "encoding" not in (given := {word.arg for word in node.keywords}):
+            called, mode = ast.unparse(node.func), [*map(ast.unparse, node.args), "", ""][1]
+            if (called == "open" and "b" not in mode) or called.endswith((".read_text", ".write_text")):
+                yield f"line {node.lineno}: {called} needs encoding="
+            if "text" in given and called.startswith("subprocess."):
+                yield f"line {node.lineno}: text=True needs encoding="
+
+
+@each(SOURCES)
+def test_texts_are_utf8_everywhere(path):
+    assert list(machine_encodings((ROOT / path).read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("source", ["open(path)", "open(path, 'w')", "p.read_text()", "subprocess.run(c, text=True)"])
+def test_the_encoding_rule_sees(source):
+    assert len(list(machine_encodings(source))) == 1
+
+
 @each(SOURCES)
 def test_a_file_tells_one_story(path):
     lines = (ROOT / path).read_text(encoding="utf-8").count("\n")

@@ -206,6 +206,12 @@ def test_another_town_is_one_file(tmp_path, world):
         World(0, town=tmp_path / "bad.toml")
 
 
+def test_a_town_with_windows_line_ends_is_the_same_town(tmp_path, world):
+    source = (Path(__file__).parents[1] / "llmkit/world/hollowmere.toml").read_bytes()
+    (tmp_path / "town.toml").write_bytes(source.replace(b"\n", b"\r\n"))
+    assert World(0, town=tmp_path / "town.toml").fingerprint == world.fingerprint
+
+
 # -- splits ----------------------------------------
 def test_residents_of_the_three_sets_never_meet(world):
     groups = world.town.residents

@@ -34,7 +34,7 @@ class Resident:
 
 class Town:
     def __init__(self, seed: int, path: Path):
-        source = Path(path).read_bytes()
+        source = Path(path).read_bytes().replace(b"\r\n", b"\n")  # the fingerprint is the same with Windows' line ends
         data = tomllib.loads(source.decode("utf-8"))
         missing = {"name", "pronouns", "names", "facts", "words"} - data.keys()
         if missing:
