@@ -14,7 +14,10 @@ import binascii
 import json
 import os
 import re
+import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from course import syllabus
@@ -23,6 +26,7 @@ REPO = Path(__file__).resolve().parent.parent
 FORMAT = "course progress, version 1"
 PREFIX = "course1:"
 MAX_BYTES = 1_000_000  # unpacked; a text that claims more is no progress
+LOCK_S = 2  # a lock that is older was left behind by a kernel that died
 EXERCISE = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 LESSON = re.compile(r"[a-z][a-z0-9_]*")
 EMPTY = {"format": FORMAT, "exercises": {}, "quizzes": {}}
@@ -57,11 +61,10 @@ def record_quiz(lesson: str, right: list[int], of: int) -> None:
 def _record(part: str, name: str, new: dict) -> None:
     """Add to an entry. What stops it from being saved is said in a sentence, and stops nothing else."""
     try:
-        data = _load_or_set_aside(path())
-        entry = data[part].get(name, {})
-        attempts = entry.get("attempts", 0) + new.get("attempts", 0)
-        data[part][name] = _joined(entry, new) | ({"attempts": attempts} if attempts else {})
-        _write(path(), data)
+        with _changed(path()) as data:
+            entry = data[part].get(name, {})
+            attempts = entry.get("attempts", 0) + new.get("attempts", 0)
+            data[part][name] = _joined(entry, new) | ({"attempts": attempts} if attempts else {})
     except OSError as error:
         print(f"(Your progress could not be saved in {path().name}: {error.strerror or error}.)")
 
@@ -97,6 +100,25 @@ def _load_or_set_aside(file: Path) -> dict:
         return load(file)
 
 
+@contextmanager
+def _changed(file: Path) -> Iterator[dict]:
+    """The progress in a file, to be changed and written back, while other kernels wait for their turn."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock, began = file.with_name(file.name + ".lock"), time.monotonic()
+    while time.monotonic() - began < LOCK_S:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+            break
+        except FileExistsError:
+            time.sleep(0.01)
+    try:
+        data = _load_or_set_aside(file)
+        yield data
+        _write(file, data)
+    finally:
+        lock.unlink(missing_ok=True)
+
+
 def _write(file: Path, data: dict) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.new")
@@ -112,7 +134,7 @@ def _checked(text: bytes, source: str) -> dict:
             raise ValueError
         exercises = {_named(EXERCISE, name): _exercise(entry) for name, entry in data["exercises"].items()}
         quizzes = {_named(LESSON, name): _quiz(entry) for name, entry in data["quizzes"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         raise ValueError(f"{source} is no progress of this course, or is damaged") from None
     return {"format": FORMAT, "exercises": exercises, "quizzes": quizzes}
 
@@ -154,11 +176,10 @@ def restore(exported: str | Path) -> None:
         other = load(Path(text))
     else:
         raise ValueError(f"expected a file, or the text beginning with {PREFIX} that progress.export() gave")
-    data = _load_or_set_aside(path())
-    for part in ("exercises", "quizzes"):
-        for name, entry in other[part].items():
-            data[part][name] = _joined(data[part].get(name, {}), entry)
-    _write(path(), data)
+    with _changed(path()) as data:
+        for part in ("exercises", "quizzes"):
+            for name, entry in other[part].items():
+                data[part][name] = _joined(data[part].get(name, {}), entry)
     print("\n".join(summary(data)))
 
 

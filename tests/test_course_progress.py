@@ -1,7 +1,10 @@
 """Progress is whole or not there, travels between machines, and a bad file costs nothing."""
 
 import json
+import math
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -49,8 +52,26 @@ def test_a_crash_while_writing_leaves_the_old_file(file, monkeypatch):
     assert file.read_bytes() == before
 
 
+def test_two_kernels_at_once_lose_nothing():
+    code = "from course import progress\nfor i in range(50): progress.record_check(f'start.{{}}{i}', True)"
+    commands = [[sys.executable, "-c", code.replace("{{}}", name)] for name in "ab"]
+    kernels = [subprocess.Popen(command, cwd=progress.REPO) for command in commands]
+    assert [kernel.wait(60) for kernel in kernels] == [0, 0]
+    assert len(progress.load()["exercises"]) == 100
+
+
+def test_a_lock_that_was_left_behind_holds_nobody_up_for_long(file, monkeypatch):
+    monkeypatch.setattr(progress, "LOCK_S", 0.05)
+    file.parent.mkdir()
+    lock = file.with_name("progress.json.lock")
+    lock.touch()
+    progress.record_check("start.text_nats", True)
+    assert progress.load()["exercises"] and not lock.exists()
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[1]", b'{"format": "other"}', b"[" * 100_000,
-                                    json.dumps(progress.EMPTY | {"exercises": {"../x": {}}}).encode()])
+                                    json.dumps(progress.EMPTY | {"exercises": {"../x": {}}}).encode(),
+                                    json.dumps(progress.EMPTY | {"exercises": {"a.b": {"hints": math.inf}}}).encode()])
 def test_a_damaged_file_is_set_aside_with_a_sentence(file, capsys, damage):
     file.parent.mkdir()
     file.write_bytes(damage)
