@@ -21,12 +21,15 @@ TAG = "colab"
 FETCH = """import importlib.util  # on Colab this cell fetches the course; elsewhere it does nothing
 import subprocess
 import sys
+from pathlib import Path
 
 if "google.colab" in sys.modules and importlib.util.find_spec("course") is None:
-    repository = "https://github.com/{repository}"
-    subprocess.run(["git", "clone", "--quiet", "--depth=1", repository, "/content/course"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "resvg-py"], check=True)
-    sys.path.insert(0, "/content/course")"""
+    repository, folder = "https://github.com/{repository}", "/content/llm-course"
+    if not Path(folder).exists():  # it is still there after a restart
+        subprocess.run(["git", "clone", "--quiet", "--depth=1", repository, folder], check=True)
+    needed = ["regex", "resvg-py", "safetensors", "tiktoken"]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *needed], check=True)
+    sys.path.insert(0, folder)"""
 
 
 def line(name: str, repository: str) -> str:
@@ -65,7 +68,8 @@ def main(argv=None) -> int:
     repo = parser.parse_args(argv).repo
     try:
         if repo is not None:
-            syllabus.FILE.write_text(renamed(syllabus.FILE.read_text(encoding="utf-8"), repo), encoding="utf-8")
+            text = renamed(syllabus.FILE.read_text(encoding="utf-8"), repo)
+            syllabus.FILE.write_text(text, encoding="utf-8", newline="\n")
         for path in sorted(LESSONS.glob("*.ipynb")):
             notebook = linked(nbformat.read(path, as_version=4), path.stem, syllabus.repository())
             path.write_text(clean.dumps(notebook), encoding="utf-8", newline="\n")

@@ -45,6 +45,27 @@ def test_the_fetching_cell_does_nothing_where_the_course_is():
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+ON_COLAB = """
+import os, subprocess, sys, types
+
+def run(command, check):
+    print(command[0] if command[0] == "git" else "pip")
+    if command[0] == "git":
+        os.makedirs(command[-1] + "/course")
+
+subprocess.run, sys.modules["google.colab"] = run, types.ModuleType("google.colab")
+"""
+
+
+def test_on_colab_the_course_is_fetched_once_and_found_again_after_a_restart(tmp_path):
+    code = links.FETCH.format(repository="octo/course").replace("/content", tmp_path.as_posix())
+    asks = "import course\nprint(*course.__path__)"
+    for calls in (["git", "pip"], ["pip"]):
+        command = [sys.executable, "-I", "-S", "-c", f"{ON_COLAB}\n{code}\n{asks}"]  # -I -S: not installed
+        *called, found = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout.decode().split()
+        assert called == calls and Path(found).parent.parent == tmp_path
+
+
 def test_a_fork_renames_the_syllabus_and_nonsense_is_refused():
     text = syllabus.FILE.read_text(encoding="utf-8")
     assert links.renamed(text, "hexa/fork").count('repository = "hexa/fork"') == 1
