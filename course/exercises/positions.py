@@ -14,33 +14,43 @@ def alibi_bias(slope, t):
     return (-slope * distance.float()).masked_fill(distance < 0, -math.inf)
 
 
-def check_alibi_bias(answer):
-    right, future = alibi_bias(0.5, 3), torch.ones(3, 3).triu(1).bool()
-    distance = (torch.arange(3.0)[:, None] - torch.arange(3.0)).abs()
-    answer(0.5, 3).should_be(
-        right,
-        ((0.5 * distance).masked_fill(future, -math.inf),
-         "The slope has the wrong sign: this rewards distance. Far keys would win every softmax."),
-        (-0.5 * distance, "The future is not hidden: with a finite bias a query sees keys that come after it."),
-        (-0.5 * (torch.arange(3.0)[:, None] - torch.arange(3.0)),
-         "Keys after the query get a bonus, and are not hidden. Where n > m the bias is -inf."),
-        ((-0.5 * distance).masked_fill(future.T, -math.inf),
-         "Turned on its side: row m is the query's. Row 0 may see column 0 only."),
-        ((-0.5 * distance).masked_fill(future, 0.0), "The future got a bias of 0, the best there is. It takes -inf."),
-        (torch.zeros(3, 3).masked_fill(future, -math.inf), "That is the causal mask alone: where is the distance?"),
-        ((-distance / 0.5).masked_fill(future, -math.inf), "Divided by the slope. It multiplies the distance."),
-        ((-(0.5**distance)).masked_fill(future, -math.inf),
-         "The slope was raised to the distance. The bias is linear: slope times distance."),
-    )
-    answer(0.25, 1).should_be(torch.zeros(1, 1))
+def with_bias(bias, hidden=lambda d: d < 0, filled=-math.inf):
+    """An answer with another bias made of (slope, distances), with other places hidden, or filled otherwise."""
 
-
-def with_bias(bias):
     def answer(slope, t):
         distance = torch.arange(t)[:, None] - torch.arange(t)[None, :]
-        return bias(slope, distance.float(), distance < 0)
+        return bias(slope, distance.float()).masked_fill(hidden(distance), filled)
 
     return answer
+
+
+WRONG_BIASES = (
+    (with_bias(lambda slope, d: slope * d),
+     "The slope has the wrong sign: this rewards distance. Far keys would win every softmax."),
+    (with_bias(lambda slope, d: -slope * d.abs(), hidden=lambda d: d != d),
+     "The future is not hidden: with a finite bias a query sees keys that come after it."),
+    (with_bias(lambda slope, d: -slope * d, hidden=lambda d: d != d),
+     "Keys after the query get a bonus, and are not hidden. Where n > m the bias is -inf."),
+    (with_bias(lambda slope, d: -slope * d, hidden=lambda d: d <= 0),
+     "The query's own key is hidden too. It stands at distance 0, and row 0 would see nothing at all."),
+    (with_bias(lambda slope, d: -slope * d.abs(), hidden=lambda d: d > 0),
+     "Turned on its side: row m is the query's. Row 0 may see column 0 only."),
+    (with_bias(lambda slope, d: -slope * d, filled=0.0), "The future got a bias of 0, the best of all. It takes -inf."),
+    (with_bias(lambda slope, d: -slope * d, filled=-1e9), "The future got -1e9. That would do, but -inf is asked for."),
+    (with_bias(lambda slope, d: torch.zeros_like(d)), "That is the causal mask alone: where is the distance?"),
+    (with_bias(lambda slope, d: -slope * (d + 1)),
+     "Distances were counted from 1. A softmax would not notice, but a token's distance from itself is 0."),
+    (with_bias(lambda slope, d: slope * torch.arange(len(d)).expand_as(d)),
+     "That is slope · n, which a softmax cannot tell from -slope · (m - n). The distance itself is asked for."),
+    (with_bias(lambda slope, d: -d / slope), "Divided by the slope. It multiplies the distance."),
+    (with_bias(lambda slope, d: -(slope**d)),
+     "The slope was raised to the distance. The bias is linear: slope times distance."),
+)  # fmt: skip
+
+
+def check_alibi_bias(answer):
+    answer(0.5, 3).should_be(alibi_bias(0.5, 3), *((fn(0.5, 3), sentence) for fn, sentence in WRONG_BIASES))
+    answer(0.25, 1).should_be(torch.zeros(1, 1))
 
 
 ALIBI_BIAS = Exercise(
@@ -55,16 +65,7 @@ ALIBI_BIAS = Exercise(
         "torch.arange(t)[:, None] - torch.arange(t)[None, :] is m - n at row m, column n. Where is it negative?",
         "(-slope * distance.float()).masked_fill(distance < 0, -math.inf)",
     ),
-    wrong=(
-        (with_bias(lambda slope, d, future: (slope * d.abs()).masked_fill(future, -math.inf)), "wrong sign"),
-        (with_bias(lambda slope, d, future: -slope * d.abs()), "not hidden: with a finite"),
-        (with_bias(lambda slope, d, future: -slope * d), "get a bonus"),
-        (with_bias(lambda slope, d, future: (-slope * d.abs()).masked_fill(future.T, -math.inf)), "on its side"),
-        (with_bias(lambda slope, d, future: (-slope * d).masked_fill(future, 0.0)), "bias of 0"),
-        (with_bias(lambda slope, d, future: torch.zeros_like(d).masked_fill(future, -math.inf)), "mask alone"),
-        (with_bias(lambda slope, d, future: (-d / slope).masked_fill(future, -math.inf)), "Divided by the slope"),
-        (with_bias(lambda slope, d, future: (-(slope**d)).masked_fill(future, -math.inf)), "raised to"),
-    ),
+    wrong=WRONG_BIASES,
 )
 
 # ---- 2. RoPE ----
@@ -101,37 +102,47 @@ def both_minus(x, position, theta):
     return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() - a * angle.sin()])
 
 
-TURNS = {  # what other angles give, with their sentence
-    "wrong sign": (lambda m, theta, i, D: -m * theta ** (-2 * i / D),
-                   "The angle has the wrong sign: every pair turns backwards. Alone it would still work; with weights "
-                   "that were trained the other way it does not."),
-    "without the 2": (lambda m, theta, i, D: m * theta ** (-i / D),
-                      "The exponent is without the 2: the slowest pair must come near 1/theta, not its root."),
-    "one step on": (lambda m, theta, i, D: (m + 1) * theta ** (-2 * i / D),
-                    "Every angle is one step on: the first position is 0, and there nothing turns."),
-    "grow instead": (lambda m, theta, i, D: m * theta ** (2 * i / D),
-                     "The angles grow instead of shrinking: the exponent is negative."),
-    "starts at 1": (lambda m, theta, i, D: m * theta ** (-2 * (i + 1) / D),
-                    "The pairs are counted from 1: pair 0 turns by one radian a token."),
-    "all pairs": (lambda m, theta, i, D: m * torch.ones(len(i)),
-                  "All pairs turn equally fast. Pair i turns by theta^(-2i/D) a token."),
-    "degrees": (lambda m, theta, i, D: torch.deg2rad(m * theta ** (-2 * i / D)),
-                "The angles were taken as degrees. They are radians already."),
-}  # fmt: skip
+def neighbours_at_the_end(x, position, theta):
+    a, b = turn(x, position, theta).chunk(2)
+    return torch.stack([a, b], dim=-1).flatten()
+
+
+WRONG_TURNS = (
+    (by_angle(lambda m, theta, i, D: (m + 1) * theta ** (-2 * i / D)),
+     "Every angle is one step on: the first position is 0, and there nothing turns."),
+    (interleaved,
+     "The wrong pairs: neighbours (x_0, x_1) were turned together, as in the paper. In this model's weights, as in "
+     "Llama's, pair i is (x_i, x_{i + D/2})."),
+    (neighbours_at_the_end,
+     "The right pairs, but put down as neighbours. Every number goes back to its own place: torch.cat, not stack."),
+    (both_minus, "One sine has the wrong sign: lengths change, so that is no rotation."),
+    (by_angle(lambda m, theta, i, D: -m * theta ** (-2 * i / D)),
+     "The angle has the wrong sign: every pair turns backwards. Alone it would still work; with weights that were "
+     "trained the other way it does not."),
+    (by_angle(lambda m, theta, i, D: m * theta ** (-i / D)),
+     "The exponent is without the 2: the slowest pair must come near 1/theta, not its root."),
+    (by_angle(lambda m, theta, i, D: m * theta ** (-4 * i / D)),
+     "The exponent was divided by D/2, the number of pairs. D is the length of all of x."),
+    (by_angle(lambda m, theta, i, D: m * theta ** (2 * i / D)),
+     "The angles grow instead of shrinking: the exponent is negative."),
+    (by_angle(lambda m, theta, i, D: m * theta ** (-2 * (i + 1) / D)),
+     "The pairs are counted from 1: pair 0 turns by one radian a token."),
+    (by_angle(lambda m, theta, i, D: m * torch.ones(len(i))),
+     "All pairs turn equally fast. Pair i turns by theta^(-2i/D) a token."),
+    (by_angle(lambda m, theta, i, D: torch.deg2rad(m * theta ** (-2 * i / D))),
+     "The angles were taken as degrees. They are radians already."),
+)  # fmt: skip
+TOO_MANY = (
+    "If sizes do not fit: there are D/2 pairs, so D/2 angles, torch.arange(D // 2), and a and b have D/2 numbers."
+)
 
 
 def check_turn(answer):
-    x = torch.tensor([1.0, 2.0, -1.0, 0.5])
-    answer(x, 0, 100.0).should_be(
-        x, (by_angle(TURNS["one step on"][0])(x, 0, 100.0), TURNS["one step on"][1]))
-    answer(x, 3, 100.0).should_be(
-        turn(x, 3, 100.0),
-        (interleaved(x, 3, 100.0),
-         "The wrong pairs: neighbours (x_0, x_1) were turned together, as in the paper. In this model's weights, as in "
-         "Llama's, pair i is (x_i, x_{i + D/2})."),
-        (both_minus(x, 3, 100.0), "One sine has the wrong sign: lengths change, so that is no rotation."),
-        *((by_angle(angle)(x, 3, 100.0), message) for angle, message in TURNS.values()),
-    )
+    x = torch.tensor([1.0, 2.0, -1.0, 0.5, 3.0, -2.0])
+    for given in (x, 0, 100.0), (x, 3, 100.0):
+        answer(*given, errors={RuntimeError: TOO_MANY}).should_be(
+            turn(*given), *((fn(*given), sentence) for fn, sentence in WRONG_TURNS)
+        )
 
 
 TURN = Exercise(
@@ -146,17 +157,7 @@ TURN = Exercise(
         "angle = position * theta ** (-2 * torch.arange(D // 2) / D), and a, b = x.chunk(2).",
         "torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()])",
     ),
-    wrong=(
-        (interleaved, "wrong pairs"),
-        (both_minus, "no rotation"),
-        (by_angle(TURNS["wrong sign"][0]), "backwards"),
-        (by_angle(TURNS["without the 2"][0]), "without the 2"),
-        (by_angle(TURNS["one step on"][0]), "one step on"),
-        (by_angle(TURNS["grow instead"][0]), "grow instead"),
-        (by_angle(TURNS["starts at 1"][0]), "counted from 1"),
-        (by_angle(TURNS["all pairs"][0]), "equally fast"),
-        (by_angle(TURNS["degrees"][0]), "degrees"),
-    ),
+    wrong=(*WRONG_TURNS, (by_angle(lambda m, theta, i, D: m * theta ** (-2 * torch.arange(D) / D)), TOO_MANY)),
 )
 
 # ---- 3. a stretched base ----
@@ -166,19 +167,27 @@ def ntk_theta(theta, factor, head_dim):
     return theta * factor ** (head_dim / (head_dim - 2))
 
 
+WRONG_BASES = (
+    (lambda theta, s, D: theta * s,
+     "The base times the factor: the slowest pair would be slowed by less, 8^(14/16). Its exponent is (D - 2)/D, so "
+     "the base needs the inverse power."),
+    (lambda theta, s, D: theta * s ** ((D - 2) / D),
+     "The exponent is upside down: what theta is raised to is (D - 2)/D; undo that."),
+    (lambda theta, s, D: s ** (D / (D - 2)), "That is by how much the base grows. Times theta, it is the new base."),
+    (lambda theta, s, D: (theta * s) ** (D / (D - 2)), "The power is of the factor alone: theta stays outside of it."),
+    (lambda theta, s, D: theta * s ** (2 / (D - 2)),
+     "That is by how much pair 1 is slowed. Here the whole base is asked for."),
+    (lambda theta, s, D: theta / s, "The base became smaller: every pair turns faster, and texts look longer still."),
+    (lambda theta, s, D: theta * s ** (-D / (D - 2)),
+     "The sign of the exponent: longer texts need slower turns, so a larger base."),
+    (lambda theta, s, D: theta ** (D / (D - 2)), "The factor is missing: with a factor of 1 nothing may change."),
+    (lambda theta, s, D: ntk_theta(theta, s, D) * s, "The factor came in twice."),
+)  # fmt: skip
+
+
 def check_ntk_theta(answer):
-    right = 10_000 * 8 ** (16 / 14)
-    answer(10_000.0, 8.0, 16).should_be(
-        right,
-        (80_000.0, "The base times the factor: the slowest pair would be slowed by less, 8^(14/16). Its exponent is "
-                   "(D - 2)/D, so the base needs the inverse power."),
-        (10_000 * 8 ** (14 / 16), "The exponent is upside down: what theta is raised to is (D - 2)/D; undo that."),
-        (10_000 * 8 ** (2 / 14), "That is by how much pair 1 is slowed. Here the whole base is asked for."),
-        (1250.0, "The base became smaller: then every pair turns faster, and the text looks longer still."),
-        (10_000 * 8 ** (-16 / 14), "The sign of the exponent: longer texts need slower turns, so a larger base."),
-        (10_000.0 ** (16 / 14), "The factor is missing: with a factor of 1 nothing may change."),
-        (10_000 * 8 ** (8 / 7) * 8, "The factor came in twice."),
-    )
+    given = 10_000.0, 8.0, 16
+    answer(*given).should_be(ntk_theta(*given), *((fn(*given), sentence) for fn, sentence in WRONG_BASES))
     answer(500_000.0, 1.0, 128).should_be(500_000.0)
 
 
@@ -195,15 +204,7 @@ NTK_THETA = Exercise(
         "-2i/D at i = D/2 - 1 is -(D - 2)/D. So (new / theta) to the power (D - 2)/D must be the factor.",
         "Raise both sides to D/(D - 2): new = theta * factor ** (D / (D - 2)).",
     ),
-    wrong=(
-        (lambda theta, factor, head_dim: theta * factor, "The base times the factor"),
-        (lambda theta, factor, head_dim: theta * factor ** ((head_dim - 2) / head_dim), "upside down"),
-        (lambda theta, factor, head_dim: theta * factor ** (2 / (head_dim - 2)), "pair 1 is slowed"),
-        (lambda theta, factor, head_dim: theta / factor, "became smaller"),
-        (lambda theta, factor, head_dim: theta * factor ** (-head_dim / (head_dim - 2)), "sign of the exponent"),
-        (lambda theta, factor, head_dim: theta ** (head_dim / (head_dim - 2)), "factor is missing"),
-        (lambda theta, factor, head_dim: ntk_theta(theta, factor, head_dim) * factor, "came in twice"),
-    ),
+    wrong=WRONG_BASES,
 )
 
 # ---- 4. with a cache ----
@@ -215,30 +216,41 @@ def cached_scores(q, cached, theta):
     return torch.stack([turn(row, m, theta) for row, m in zip(q, positions, strict=True)]) @ cached.T
 
 
-def turned(q, positions, theta):
-    return torch.stack([turn(row, m, theta) for row, m in zip(q, positions, strict=True)])
+def turned(x, positions, theta):
+    return torch.stack([turn(row, m, theta) for row, m in zip(x, positions, strict=True)])
+
+
+def at(positions):
+    """An answer whose T queries stand at the positions made of (S, T)."""
+    return lambda q, cached, theta: turned(q, positions(len(cached), len(q)), theta) @ cached.T
+
+
+WRONG_SCORES = (
+    (at(lambda S, T: range(T)),
+     "The position is not offset by what the cache holds: the new tokens were turned as if the text began with them. "
+     "Three tokens stand before."),
+    (lambda q, cached, theta: q @ cached.T, "The queries were not turned at all. The keys in the cache are."),
+    (at(lambda S, T: range(S, S + T)),
+     "Offset by all that is in the cache, the new tokens' own keys included. The last query stands where the last key "
+     "stands."),
+    (at(lambda S, T: [S - 1] * T), "Every query was put at the last position. They follow each other."),
+    (at(lambda S, T: [S - T] * T), "Every query was put at the first new position. They follow each other."),
+    (lambda q, cached, theta: turn(q, len(cached) - len(q), theta) @ cached.T,
+     "`turn` was given all queries at once, and took rows for halves. It turns one vector: call it for each row."),
+    (lambda q, cached, theta: at(lambda S, T: range(S - T, S))(q, turned(cached, range(len(cached)), theta), theta),
+     "The keys were turned a second time. They went into the cache turned."),
+    (at(lambda S, T: range(S - T + 1, S + 1)), "One too far: the last of five tokens stands at position 4."),
+    (lambda q, cached, theta: cached_scores(q, cached, theta) / q.shape[1] ** 0.5,
+     "Divided by √D, as attention does next. Here the products alone are asked for."),
+)  # fmt: skip
 
 
 def check_cached_scores(answer):
     draw = torch.Generator().manual_seed(0)
-    q, cached = torch.randn(2, 4, generator=draw), torch.randn(5, 4, generator=draw)
-    S, T = 5, 2
-    answer(q, cached, 100.0).should_be(
-        cached_scores(q, cached, 100.0),
-        (turned(q, range(T), 100.0) @ cached.T,
-         "The position is not offset by what the cache holds: the new tokens were turned as if the text began with "
-         "them. Three tokens stand before."),
-        (q @ cached.T, "The queries were not turned at all. The keys in the cache are."),
-        (turned(q, range(S, S + T), 100.0) @ cached.T,
-         "Offset by all that is in the cache, the new tokens' own keys included. The last query stands where the last "
-         "key stands."),
-        (turned(q, [S - 1] * T, 100.0) @ cached.T, "Every query was put at the last position. They follow each other."),
-        (turned(q, range(S - T, S), 100.0) @ turned(cached, range(S), 100.0).T,
-         "The keys were turned a second time. They went into the cache turned."),
-        (turned(q, range(S - T + 1, S + 1), 100.0) @ cached.T,
-         "One too far: the last of five tokens stands at position 4."),
-    )
-    answer(q[:1], cached[:1], 100.0).should_be(cached_scores(q[:1], cached[:1], 100.0))
+    given = torch.randn(2, 4, generator=draw), torch.randn(5, 4, generator=draw), 100.0
+    answer(*given).should_be(cached_scores(*given), *((fn(*given), sentence) for fn, sentence in WRONG_SCORES))
+    one = given[0][:1], given[1][:1], 100.0
+    answer(*one).should_be(cached_scores(*one))
 
 
 CACHED_SCORES = Exercise(
@@ -247,25 +259,15 @@ CACHED_SCORES = Exercise(
     statement="""
         Decoding with a cache: `cached` (S, D) are the keys of all S tokens of a text, already turned by RoPE at their
         positions 0 … S - 1; `q` (T, D) are the queries of its last T tokens, not turned yet. Return the scores (T, S),
-        the products of turned queries and keys (no √D, no mask), with the base `theta`. The `turn` of the exercise
-        before may help.""",
+        the products of turned queries and keys (no √D, no mask), with the base `theta`. Your `turn` of this lesson's
+        second exercise may help.""",
     check=check_cached_scores,
     hints=(
         "At which position does the last query stand? And the first of the T?",
         "The T new tokens are the last of S, so they stand at S - T … S - 1. The keys are ready as they are.",
         "torch.stack([turn(row, m, theta) for row, m in zip(q, range(S - T, S))]) @ cached.T",
     ),
-    wrong=(
-        (lambda q, cached, theta: turned(q, range(len(q)), theta) @ cached.T, "not offset"),
-        (lambda q, cached, theta: q @ cached.T, "not turned at all"),
-        (lambda q, cached, theta: turned(q, range(len(cached), len(cached) + len(q)), theta) @ cached.T,
-         "all that is in"),
-        (lambda q, cached, theta: turned(q, [len(cached) - 1] * len(q), theta) @ cached.T, "Every query"),
-        (lambda q, cached, theta: turned(q, range(len(cached) - len(q), len(cached)), theta)
-         @ turned(cached, range(len(cached)), theta).T, "second time"),
-        (lambda q, cached, theta: turned(q, range(len(cached) - len(q) + 1, len(cached) + 1), theta) @ cached.T,
-         "One too far"),
-    ),
+    wrong=WRONG_SCORES,
 )
 
 EXERCISES = (ALIBI_BIAS, TURN, NTK_THETA, CACHED_SCORES)

@@ -11,17 +11,26 @@ def cache_bytes(n_layer, n_kv_head, head_dim, length):
     return 2 * n_layer * n_kv_head * head_dim * length * 2
 
 
+WRONG_SIZES = (
+    (lambda L, K, D, T: 2 * L * K * D * T,
+     "Half of it: a token leaves a key and a value in every layer, and each takes two bytes a number."),
+    (lambda L, K, D, T: L * K * D * T,
+     "A quarter of it: neither the value beside the key nor the second byte of each number was counted."),
+    (lambda L, K, D, T: 4 * K * D * T, "One layer's cache. Each layer has keys and values of its own."),
+    (lambda L, K, D, T: 4 * L * D * T, "One head's keys and values. There are n_kv_head."),
+    (lambda L, K, D, T: 4 * L * K * T, "One number a head. A key has head_dim numbers, and so has a value."),
+    (lambda L, K, D, T: 8 * L * K * D * T, "Four bytes a number were counted. In bfloat16 it is two."),
+    (lambda L, K, D, T: 32 * L * K * D * T, "Those are bits. A bfloat16 has 16 of them, which are two bytes."),
+    (lambda L, K, D, T: 4 * L * K * D, "One token's. Every token of the text keeps its keys and values."),
+    (lambda L, K, D, T: 4 * L * K * D * T**2,
+     "The length went in twice. Scores are length × length, but only keys and values are kept."),
+    (lambda L, K, D, T: 4 * L * K * D * T / 2**20, "Right, but in mebibytes. Return bytes."),
+)  # fmt: skip
+
+
 def check_cache_bytes(answer):
-    answer(6, 2, 64, 512).should_be(
-        1_572_864,
-        (786_432, "Half of it: a token leaves a key and a value in every layer, and each takes two bytes a number."),
-        (393_216, "A quarter of it: neither the value beside the key nor the second byte of each number was counted."),
-        (262_144, "One layer's cache. Each layer has keys and values of its own."),
-        (786_432 * 4, "Four bytes a number were counted. In bfloat16 it is two."),
-        (3072, "One token's. Every token of the text keeps its keys and values."),
-        (786_432 * 512, "The length went in twice. Scores are length × length, but only keys and values are kept."),
-        (786_432 * 2 / 2**20, "Right, but in mebibytes. Return bytes."),
-    )
+    given = 5, 3, 64, 500
+    answer(*given).should_be(1_920_000, *((fn(*given), sentence) for fn, sentence in WRONG_SIZES))
     answer(32, 8, 128, 131_072).should_be(17_179_869_184)
 
 
@@ -37,15 +46,7 @@ CACHE_BYTES = Exercise(
         "A key and a value for each head: 2 × n_kv_head × head_dim numbers. How many bytes is a bfloat16?",
         "2 × n_kv_head × head_dim × n_layer × length numbers of two bytes.",
     ),
-    wrong=(
-        (lambda n_layer, n_kv_head, head_dim, length: 2 * n_layer * n_kv_head * head_dim * length, "Half of it"),
-        (lambda n_layer, n_kv_head, head_dim, length: n_layer * n_kv_head * head_dim * length, "A quarter"),
-        (lambda n_layer, n_kv_head, head_dim, length: 4 * n_kv_head * head_dim * length, "One layer's"),
-        (lambda n_layer, n_kv_head, head_dim, length: 8 * n_layer * n_kv_head * head_dim * length, "Four bytes"),
-        (lambda n_layer, n_kv_head, head_dim, length: 4 * n_layer * n_kv_head * head_dim, "One token's"),
-        (lambda n_layer, n_kv_head, head_dim, length: 2 * n_layer * n_kv_head * head_dim * length**2, "twice"),
-        (lambda n_layer, n_kv_head, head_dim, length: n_layer * n_kv_head * head_dim * length / 2**18, "mebibytes"),
-    ),
+    wrong=WRONG_SIZES,
 )
 
 # ---- 2. the effect of a patch ----
@@ -58,30 +59,58 @@ def patch_effect(patched, clean, source, clean_answer, source_answer):
     return (gap(patched) - gap(clean)) / (gap(source) - gap(clean))
 
 
+def by_gaps(share):
+    """An answer made of the three gaps: after the patch, before it, in the source's run."""
+
+    def answer(patched, clean, source, clean_answer, source_answer):
+        return share(*(run[source_answer] - run[clean_answer] for run in (patched, clean, source)))
+
+    return answer
+
+
+def of_one(which):
+    """An answer that looks at one logit alone: of the clean run's answer (0) or the source's (1)."""
+
+    def answer(patched, clean, source, *answers):
+        at = answers[which]
+        return (patched[at] - clean[at]) / (source[at] - clean[at])
+
+    return answer
+
+
+BACKWARDS = (
+    "A patch can move the gap the wrong way. Then the effect is below zero: do not cut it off, or drop its sign."
+)
+WRONG_EFFECTS = (
+    (by_gaps(lambda new, old, end: new),
+     "That is the gap after the patch. Where was it before, and how far could it go?"),
+    (by_gaps(lambda new, old, end: new - old),
+     "That is how far the gap moved. Say it as a share of the way from the clean run's gap to the source's."),
+    (by_gaps(lambda new, old, end: -(new - old) / (end - old)),
+     "Backwards: a patch that brings the source's answer closer must count as positive."),
+    (by_gaps(lambda new, old, end: (new - end) / (old - end)),
+     "Measured from the source: an untouched run must have the effect 0, a wholly replaced one 1."),
+    (of_one(1), "Only the source's answer was looked at. A patch may also lower the clean run's own answer."),
+    (of_one(0), "Only the clean run's answer was looked at. It may fall while the source's comes no closer."),
+    (by_gaps(lambda new, old, end: new / end),
+     "Divided by the source's gap alone, so an untouched run would not have the effect 0."),
+    (by_gaps(lambda new, old, end: new / old),
+     "Divided by the clean run's gap, so an untouched run would have the effect 1, and should have 0."),
+    (by_gaps(lambda new, old, end: 1 - new / old),
+     "That is 1 where the gap is 0, halfway. It has to be 1 where the gap is as large as the source's."),
+    (lambda patched, clean, source, *answers: patch_effect(*(x.softmax(0) for x in (patched, clean, source)), *answers),
+     "Those are gaps between probabilities. Near 0 and 1 they hardly move; take the logits as they are."),
+)  # fmt: skip
+
+
 def check_patch_effect(answer):
-    clean, source = torch.tensor([6.0, 0.0, 1.0]), torch.tensor([-1.0, 5.0, 2.0])  # gaps -6 and 6
-    patched = torch.tensor([3.0, 0.5, 9.0])  # gap -2.5
-    answer(patched, clean, source, 0, 1).should_be(
-        3.5 / 12,
-        (-2.5, "That is the gap after the patch. Where was it before, and how far could it go?"),
-        (3.5, "That is how far the gap moved. Say it as a share of the way from the clean run's gap to the source's."),
-        (-3.5 / 12, "Backwards: a patch that brings the source's answer closer must count as positive."),
-        (8.5 / 12, "Measured from the source: an untouched run must have the effect 0, a wholly replaced one 1."),
-        (0.5 / 5, "Only the source's answer was looked at. A patch may also lower the clean run's own answer."),
-        (3 / 7, "Only the clean run's answer was looked at. It may fall while the source's comes no closer."),
-        (-2.5 / 6, "Divided by the source's gap alone, so an untouched run would not have the effect 0."),
-    )
+    clean, source = torch.tensor([6.0, 0.0, 1.0]), torch.tensor([-2.0, 5.0, 2.0])  # gaps -6 and 7
+    given = torch.tensor([3.0, 0.5, 9.0]), clean, source, 0, 1  # gap -2.5
+    answer(*given).should_be(3.5 / 13, *((fn(*given), sentence) for fn, sentence in WRONG_EFFECTS))
     answer(clean, clean, source, 0, 1).should_be(0.0)
     answer(source, clean, source, 0, 1).should_be(1.0)
-
-
-def gap(logits, clean_answer, source_answer):
-    return logits[source_answer] - logits[clean_answer]
-
-
-def moved(patched, clean, source, clean_answer, source_answer):
-    answers = clean_answer, source_answer
-    return gap(patched, *answers) - gap(clean, *answers)
+    worse = torch.tensor([6.5, 0.0, 1.0])  # gap -6.5
+    answer(worse, clean, source, 0, 1).should_be(-0.5 / 13, (0.0, BACKWARDS), (0.5 / 13, BACKWARDS))
 
 
 PATCH_EFFECT = Exercise(
@@ -100,21 +129,9 @@ PATCH_EFFECT = Exercise(
         "(gap(patched) - gap(clean)) / (gap(source) - gap(clean)), with gap(x) = x[source_answer] - x[clean_answer].",
     ),
     wrong=(
-        (lambda patched, clean, source, clean_answer, source_answer: gap(patched, clean_answer, source_answer),
-         "gap after the patch"),
-        (moved, "how far the gap moved"),
-        (lambda patched, clean, source, clean_answer, source_answer:
-         -patch_effect(patched, clean, source, clean_answer, source_answer), "Backwards"),
-        (lambda patched, clean, source, clean_answer, source_answer:
-         patch_effect(patched, source, clean, clean_answer, source_answer), "Measured from the source"),
-        (lambda patched, clean, source, clean_answer, source_answer:
-         (patched[source_answer] - clean[source_answer]) / (source[source_answer] - clean[source_answer]),
-         "Only the source's answer"),
-        (lambda patched, clean, source, clean_answer, source_answer:
-         (patched[clean_answer] - clean[clean_answer]) / (source[clean_answer] - clean[clean_answer]),
-         "Only the clean run's answer"),
-        (lambda patched, clean, source, clean_answer, source_answer:
-         gap(patched, clean_answer, source_answer) / gap(source, clean_answer, source_answer), "source's gap alone"),
+        *WRONG_EFFECTS,
+        (lambda *given: patch_effect(*given).clamp(0, 1), BACKWARDS),
+        (lambda *given: patch_effect(*given).abs(), BACKWARDS),
     ),
 )
 
@@ -126,40 +143,47 @@ def lens(x, weight, eps, table):
     return table @ normed
 
 
-X, WEIGHT = torch.tensor([3.0, -1.0, 0.5, 1.5]), torch.tensor([1.0, 2.0, 0.5, 1.5])
 TABLE = torch.tensor([[1.0, 0.0, 2.0, 0.5], [0.0, -1.0, 1.0, 1.0], [0.5, 0.5, 0.5, -1.0]])
-EPS = 0.5
-
-
-def centred(x, weight, eps, table):
-    return lens(x - x.mean(), weight, eps, table)
-
-
-def eps_outside(x, weight, eps, table):
-    return table @ (x / (x.square().mean().sqrt() + eps) * weight)
 
 
 def by_length(x, weight, eps, table):
     return table @ (x / (x.square().sum() + eps).sqrt() * weight)
 
 
+WRONG_LENSES = (
+    (lambda x, weight, eps, table: table @ x,
+     "The lens without the final norm. The table was trained on normed vectors, so its logits are off in scale, and "
+     "with them every probability."),
+    (lambda x, weight, eps, table: table @ (x * weight),
+     "The norm's weight is there, but its division by the size of x is not."),
+    (lambda x, weight, eps, table: lens(x, torch.ones(4), eps, table),
+     "The size of x is right, but the norm's weight is missing: it scales each of the C numbers."),
+    (lambda x, weight, eps, table: lens(x, weight, 0.0, table), "eps is not used: add it to the mean of squares."),
+    (lambda x, weight, eps, table: lens(x - x.mean(), weight, eps, table),
+     "That takes the mean out first, as LayerNorm does. This model's norm is RMSNorm: no mean."),
+    (lambda x, weight, eps, table: table @ (x / (x.square().mean().sqrt() + eps) * weight),
+     "eps stands outside the root. RMSNorm adds it to the mean of the squares, inside."),
+    (lambda x, weight, eps, table: table @ (x / (x.square().mean() + eps) * weight),
+     "Divided by the mean of the squares. The root is missing."),
+    (by_length, "Divided by the length of x: the sum of squares. RMSNorm takes their mean."),
+    (lambda x, weight, eps, table: lens(x * weight, torch.ones(4), eps, table),
+     "The weight was multiplied in before the norm. It comes after the division."),
+    (lambda x, weight, eps, table: lens(x, weight, eps, table).softmax(-1),
+     "Those are probabilities. Asked for are the logits before the softmax."),
+    (lambda x, weight, eps, table: lens(x, weight, eps, table).log_softmax(-1),
+     "Those are log-probabilities. Asked for are the logits before the softmax."),
+    (lambda x, weight, eps, table: lens(x, 1 / weight, eps, table), "Divided by the norm's weight: it multiplies."),
+)  # fmt: skip
+TURNED = "If a product does not fit: the table is (V, C), a row for each token, so it is table @ x, or x @ table.T."
+
+
 def check_lens(answer):
-    given = X, WEIGHT, EPS, TABLE
-    answer(*given).should_be(
-        lens(*given),
-        (TABLE @ X,
-         "The lens without the final norm. The head was trained on normed vectors, so its logits are off in scale, and "
-         "with them every probability."),
-        (TABLE @ (X * WEIGHT), "The norm's weight is there, but its division by the size of x is not."),
-        (lens(X, torch.ones(4), EPS, TABLE),
-         "The size of x is right, but the norm's weight is missing: it scales each of the C numbers."),
-        (centred(*given), "That takes the mean out first, as LayerNorm does. This model's norm is RMSNorm: no mean."),
-        (eps_outside(*given), "eps stands outside the root. RMSNorm adds it to the mean of the squares, inside."),
-        (by_length(*given), "Divided by the length of x: the sum of squares. RMSNorm takes their mean."),
-        (lens(*given).softmax(-1), "Those are probabilities. Asked for are the logits before the softmax."),
-        (lens(X, 1 / WEIGHT, EPS, TABLE), "Divided by the norm's weight: it multiplies."),
+    x, weight = torch.tensor([3.0, -1.0, 0.5, 1.5]), torch.tensor([1.0, 2.0, 0.5, 1.5])
+    given = x, weight, 0.5, TABLE
+    answer(*given, errors={RuntimeError: TURNED}).should_be(
+        lens(*given), *((fn(*given), sentence) for fn, sentence in WRONG_LENSES)
     )
-    answer(2 * X, WEIGHT, 0.0, TABLE).should_be(lens(X, WEIGHT, 0.0, TABLE))
+    answer(2 * x, weight, 0.0, TABLE).should_be(lens(2 * x, weight, 0.0, TABLE))
 
 
 LENS = Exercise(
@@ -167,24 +191,15 @@ LENS = Exercise(
     difficulty=2,
     statement="""
         The logit lens at one place: `x` (C,) is the residual stream there. Return the logits (V,) that the model would
-        give if its last layer were this one: the final RMSNorm, with its `weight` (C,) and `eps`, and then the head,
-        whose matrix `table` (V, C) has a row for each token.""",
+        give if its last layer were this one: the final RMSNorm, with its `weight` (C,) and `eps`, and then the output
+        head, whose matrix `table` (V, C) has a row for each token.""",
     check=check_lens,
     hints=(
         "Two steps, in the order of the model's own last line: lm_head(norm_f(x)).",
         "RMSNorm divides x by the root of the mean of its squares, eps added inside, then multiplies by its weight.",
         "table @ (x / (x.square().mean() + eps).sqrt() * weight)",
     ),
-    wrong=(
-        (lambda x, weight, eps, table: table @ x, "without the final norm"),
-        (lambda x, weight, eps, table: table @ (x * weight), "division by the size"),
-        (lambda x, weight, eps, table: lens(x, torch.ones(4), eps, table), "weight is missing"),
-        (centred, "LayerNorm"),
-        (eps_outside, "outside the root"),
-        (by_length, "length of x"),
-        (lambda x, weight, eps, table: lens(x, weight, eps, table).softmax(-1), "probabilities"),
-        (lambda x, weight, eps, table: lens(x, 1 / weight, eps, table), "Divided by the norm's weight"),
-    ),
+    wrong=(*WRONG_LENSES, (lambda x, weight, eps, table: (x * weight) @ table, TURNED)),
 )
 
 # ---- 4. who wrote a logit ----
@@ -196,33 +211,51 @@ def shares(parts, weight, eps, row):
     return parts @ (row * weight) * scale
 
 
-PARTS = torch.tensor([[2.0, 0.0, -1.0, 0.5], [0.5, -1.0, 1.0, 0.5], [0.5, 0.0, 0.5, 0.5]])  # their sum is X
+def scaled(scale, weighed=True):
+    """shares with another scale made of (parts, stream, eps), or without the norm's weight."""
+
+    def answer(parts, weight, eps, row):
+        return parts @ (row * weight if weighed else row) * scale(parts, parts.sum(0), eps)
+
+    return answer
 
 
-def norm_each(parts, weight, eps, row):
-    return torch.stack([shares(part[None], weight, eps, row)[0] for part in parts])
+def norm_scale(parts, x, eps):
+    return (x.square().mean() + eps).rsqrt()
+
+
+WRONG_SHARES = (
+    (scaled(lambda parts, x, eps: 1),
+     "The norm's scale was forgotten: these shares add up to a logit that the model never gave. Divide by the size of "
+     "the whole stream."),
+    (scaled(lambda parts, x, eps: 1, weighed=False),
+     "Those are plain products with the token's row: the norm's scale and weight are both missing."),
+    (scaled(norm_scale, weighed=False), "The norm's weight is missing: the table reads the stream through it."),
+    (scaled(lambda parts, x, eps: (parts.square().mean(-1) + eps).rsqrt()),
+     "Every part was normed by its own size. The model norms the sum, once: one scale for all parts, or they do not "
+     "add up."),
+    (scaled(lambda parts, x, eps: (parts.square().mean() + eps).rsqrt()),
+     "The mean was taken over the squares of all parts. The model norms their sum: parts.sum(0) first."),
+    (scaled(lambda parts, x, eps: x.square().mean().rsqrt()), "eps is missing, beside the mean of the squares."),
+    (scaled(lambda parts, x, eps: 1 / norm_scale(parts, x, eps)), "Multiplied by the stream's size. The norm divides."),
+    (scaled(lambda parts, x, eps: 1 / (x.square().mean() + eps)),
+     "Divided by the mean of the squares. The root is missing."),
+    (scaled(lambda parts, x, eps: 1 / x.norm()),
+     "Divided by the length of the stream, the root of the sum of squares. RMSNorm takes their mean."),
+    (scaled(lambda parts, x, eps: (x.square().sum() + eps).rsqrt()),
+     "The squares were summed. RMSNorm takes the mean of the stream's squares."),
+    (lambda *given: shares(*given).sum(), "That is the logit itself, the sum. Asked for is each part's share of it."),
+    (lambda *given: shares(*given) / shares(*given).sum(),
+     "Those are fractions of the logit. Return the shares themselves, which add up to it."),
+    (lambda *given: shares(*given).softmax(0),
+     "A softmax of the shares: they may be negative, and they add up to the logit, not to one."),
+)  # fmt: skip
 
 
 def check_shares(answer):
-    row = TABLE[0]
-    given = PARTS, WEIGHT, EPS, row
-    right = shares(*given)
-    answer(*given).should_be(
-        right,
-        (PARTS @ (row * WEIGHT),
-         "The norm's scale was forgotten: these shares add up to a logit that the model never gave. Divide by the size "
-         "of the whole stream."),
-        (PARTS @ row, "Those are plain products with the head's row: the norm's scale and weight are both missing."),
-        (shares(PARTS, torch.ones(4), EPS, row), "The norm's weight is missing: the head reads the stream through it."),
-        (norm_each(*given),
-         "Every part was normed by its own size. The model norms the sum, once: one scale for all parts, or they do "
-         "not add up."),
-        (right.sum(), "That is the logit itself, the sum. Asked for is each part's share of it."),
-        (right / right.sum(), "Those are fractions of the logit. Return the shares themselves, which add up to it."),
-        (right.softmax(0), "A softmax of the shares: they may be negative, and they add up to the logit, not to one."),
-        (PARTS @ (row * WEIGHT) / X.norm(),
-         "Divided by the length of the stream, the root of the sum of squares. RMSNorm takes their mean."),
-    )
+    parts = torch.tensor([[2.0, 0.0, -1.0, 0.5], [0.5, -1.0, 1.0, 0.5], [0.5, 0.0, 0.5, 0.5]])
+    given = parts, torch.tensor([1.0, 2.0, 0.5, 1.5]), 0.5, TABLE[0]
+    answer(*given).should_be(shares(*given), *((fn(*given), sentence) for fn, sentence in WRONG_SHARES))
 
 
 SHARES = Exercise(
@@ -230,26 +263,16 @@ SHARES = Exercise(
     difficulty=3,
     statement="""
         `parts` (n, C) are what the embedding, each head and each MLP wrote to the stream at one place; their sum is
-        the stream. The logit of a token is row · norm(stream), where `row` (C,) is the token's row of the head and norm
-        is RMSNorm with `weight` (C,) and `eps`. Return each part's share (n,) of that logit, so that the shares add up
-        to it exactly.""",
+        the stream. The logit of a token is row · norm(stream), where `row` (C,) is the token's row of the table and
+        norm is RMSNorm with `weight` (C,) and `eps`. Return each part's share (n,) of that logit, so that the shares
+        add up to it exactly.""",
     check=check_shares,
     hints=(
         "All that is not linear here is the division by the size of the stream. That size is one number.",
         "Treat it as a constant, computed from the sum of all parts. What is left is a product with a vector.",
         "scale = 1 / root(mean of the squares of parts.sum(0), plus eps); shares = parts @ (row * weight) * scale.",
     ),
-    wrong=(
-        (lambda parts, weight, eps, row: parts @ (row * weight), "scale was forgotten"),
-        (lambda parts, weight, eps, row: parts @ row, "both missing"),
-        (lambda parts, weight, eps, row: shares(parts, torch.ones(4), eps, row), "weight is missing"),
-        (norm_each, "by its own size"),
-        (lambda parts, weight, eps, row: shares(parts, weight, eps, row).sum(), "the logit itself"),
-        (lambda parts, weight, eps, row: shares(parts, weight, eps, row) / shares(parts, weight, eps, row).sum(),
-         "fractions"),
-        (lambda parts, weight, eps, row: shares(parts, weight, eps, row).softmax(0), "softmax"),
-        (lambda parts, weight, eps, row: parts @ (row * weight) / parts.sum(0).norm(), "length of the stream"),
-    ),
+    wrong=WRONG_SHARES,
 )
 
 EXERCISES = (CACHE_BYTES, PATCH_EFFECT, LENS, SHARES)
