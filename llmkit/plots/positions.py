@@ -19,8 +19,8 @@ def waves(table: np.ndarray) -> Figure:
     """A table of positions (S, C), and the products of its rows with those that stand a distance away."""
     figure = Figure(figsize=(8, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.imshow(table, aspect="auto", cmap="RdBu_r", interpolation="nearest")
-    left.set(xlabel="number of the vector", ylabel="position")
+    left.imshow(table, aspect="auto", cmap="RdBu", interpolation="nearest")
+    left.set(xlabel="number in the vector", ylabel="position")
     for start, style, colour, size in ((0, "-", MODEL, 1.5), (len(table) // 2, ":", NEXT, 3)):
         alike = table[start : start + len(table) // 2] @ table[start] / (table[start] @ table[start])
         right.plot(alike, style, color=colour, linewidth=size, label=f"from position {start}")
@@ -74,7 +74,7 @@ def needle_maps(found: Mapping[str, Sequence], lengths: Sequence[int], depths: S
             ink = "white" if share > 0.7 else "black"
             axes.text(*place[::-1], f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=ink)
         axes.axhline(sum(length <= trained for length in lengths) - 0.5, color=TRUTH, linestyle="--")
-        axes.set_xticks((0, len(depths) - 1), ("begin", "end"))
+        axes.set_xticks((0, len(depths) - 1), ("start", "end"))
         axes.set_title(name, fontsize=10)
     panels[0].set_yticks(range(len(lengths)), lengths)
     panels[0].set_ylabel("length of the text (tokens)")

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from llmkit.plots import DRAWN, MODEL, NEW, NEXT, STRANGER, TRUTH
+from llmkit.plots import MODEL, NEW, NEXT, STRANGER
 from llmkit.plots.attention import numbers
 
-PARTS = (NEXT, MODEL, STRANGER, NEW, DRAWN, TRUTH)  # of stacked bars, in their order
+ATTENTION, MLP = NEXT, MODEL
+PARTS = (STRANGER, ATTENTION, MLP, NEW)  # of stacked bars: vocabulary, attention, MLP, and one more
+STACKS = (MODEL, NEXT, NEW, STRANGER)  # of layers, in their order
 
 
 def stream(sizes: Sequence[float], attention: Sequence[float], mlps: Sequence[float]) -> Figure:
@@ -18,8 +20,8 @@ def stream(sizes: Sequence[float], attention: Sequence[float], mlps: Sequence[fl
     figure = Figure(figsize=(7, 2.8), layout="constrained")
     axes, layers = figure.subplots(), np.arange(len(mlps))
     axes.plot(range(len(sizes)), sizes, color=STRANGER, marker="o", label="the stream")
-    axes.bar(layers + 0.35, attention, 0.28, color=NEXT, label="attention adds")
-    axes.bar(layers + 0.65, mlps, 0.28, color=MODEL, label="the MLP adds")
+    axes.bar(layers + 0.35, attention, 0.28, color=ATTENTION, label="attention adds")
+    axes.bar(layers + 0.65, mlps, 0.28, color=MLP, label="the MLP adds")
     axes.set_xticks(range(len(sizes)), [*map(str, layers), "end"])
     axes.set(xlabel="before layer", ylabel="root mean square")
     axes.legend(frameon=False)
@@ -30,7 +32,7 @@ def depth(runs: Mapping[str, Sequence[float]], what: str) -> Figure:
     """A number by depth for each named stack of layers, on a logarithmic axis; a line ends where it is zero or nan."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    for (name, values), color in zip(runs.items(), (MODEL, NEXT, TRUTH, STRANGER), strict=False):
+    for (name, values), color in zip(runs.items(), STACKS, strict=False):
         values = np.array(values, dtype=float)
         ends = np.flatnonzero(~np.isfinite(values) | (values == 0))
         last = ends[0] if len(ends) else len(values)
@@ -52,7 +54,8 @@ def shares(costs: Mapping[str, Mapping[str, float]]) -> Figure:
         axes.barh(range(len(costs)), values, left=left, color=color, label=part)
         for row, (start, value) in enumerate(zip(left, values, strict=True)):
             if value > 0.04:
-                axes.text(start + value / 2, row, f"{value:.0%}", ha="center", va="center", fontsize=8)
+                ink = "white" if color == MLP else "black"
+                axes.text(start + value / 2, row, f"{value:.0%}", ha="center", va="center", fontsize=8, color=ink)
         left += values
     axes.set_yticks(range(len(costs)), costs)
     axes.invert_yaxis()
@@ -65,6 +68,6 @@ def without(table: np.ndarray, parts: Sequence[str], kinds: Sequence[str]) -> Fi
     """What each part's absence adds to the loss (nats/token), by kind of document: a row for each part."""
     figure = Figure(figsize=(7, 0.8 + 0.3 * len(parts)), layout="constrained")
     axes = figure.subplots()
-    numbers(axes, np.asarray(table), parts, kinds, "{:.2f}")
+    numbers(axes, np.round(table, 2) + 0.0, parts, kinds, "{:.2f}")  # no minus before a zero
     axes.xaxis.tick_top()
     return figure

@@ -150,7 +150,10 @@ def path(ranks: list[int], layer: int, name: str) -> list[str]:
     parts = [svg.text(0, 0, f"rank of {name}", font_weight="bold"), svg.path(points, MODEL, stroke_width=2)]
     for k, ((x, y), rank) in enumerate(zip(points, ranks, strict=True)):
         parts.append(svg.rect(x - 3, y - 3, 6, 6, NEXT if k == layer else MODEL, rx=3))
-        parts.append(svg.text(x, y + 16 if rank < 4 else y - 7, rank, text_anchor="middle", font_size=10))
+        if k == 0:  # left of the line, which is steep here
+            parts.append(svg.text(x - 6, y + 4, rank, text_anchor="end", font_size=10))
+        else:
+            parts.append(svg.text(x, y + 16 if rank < 4 else y - 7, rank, text_anchor="middle", font_size=10))
     parts.append(svg.text(22, 20 + height + 24, "embedding", text_anchor="middle", font_size=10))
     parts.append(svg.text(22 + width, 20 + height + 24, "the end", text_anchor="middle", font_size=10))
     return parts

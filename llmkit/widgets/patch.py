@@ -176,7 +176,8 @@ def part_grid(bench: Bench, chosen: tuple, effects: Tensor | None, gap: str) -> 
             parts.append(svg.rect(x + 1, y + 1, column - 2, ROW - 2, "none", stroke=NEXT if on else "currentColor",
                                   stroke_width=3 if on else 1, stroke_opacity=1 if on else 0.25))  # fmt: skip
             if layer == 0:
-                words.append(svg.text(x + column / 2, 32, "MLP" if head is None else head, text_anchor="middle"))
+                name = "MLP" if head is None else f"head {head}" if column >= 40 else head
+                words.append(svg.text(x + column / 2, 32, name, text_anchor="middle"))
             if effects is not None and column >= 30:
                 value = f"{round(float(effects[layer, k]), 1) + 0.0:+.1f}"
                 words.append(svg.text(x + column / 2, y + 16, value, text_anchor="middle"))
