@@ -4,15 +4,14 @@
 
 w_e is p_e, divided by the chosen ones' sum with `norm_weights`: Qwen3-MoE (arXiv 2505.09388), to whose logits ours are
 equal on the same weights. A layer so has the parameters of E experts at the price of k. Routers left alone tend to send
-everything to a few. Against that: a loss on uneven loads (Switch, 2101.03961, equations 4-6, pooled over layers as in
-transformers), or the `bias`, which steers the choice and nothing else (2408.15664, there on sigmoid scores). Shared
-experts are DeepSeekMoE's (2401.06066). A capacity, Switch's, bounds what one expert takes.
+everything to a few. Against that: a loss on uneven loads (Switch, 2101.03961, equations 4-6; layer by layer, or pooled
+as in transformers), or the `bias`, which steers the choice and nothing else (2408.15664, there on sigmoid scores).
+Shared experts are DeepSeekMoE's (2401.06066). A capacity, Switch's, bounds what one expert takes.
 
 Departures: tokens are served in order of position, and those that find no room are computed and then multiplied by 0,
 so that a capacity saves no work here; the router stays in float32 when the model computes in another type, as Switch's.
 
-Shapes: N tokens (B T), C d_model, E experts, k active experts, F d_expert, M = N k assignments,
-L layers.
+Shapes: N tokens (B T), C d_model, E experts, k active experts, F d_expert, M = N k assignments, L layers.
 """
 
 import math
@@ -74,11 +73,16 @@ def grouped(x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor) -> Tenso
     chosen = routing.experts.flatten()  # (M,)
     order = chosen.argsort(stable=True)
     token = order // routing.experts.shape[1]  # (M,): whose assignment it is
-    ends = torch.bincount(chosen, minlength=len(gate_up)).cumsum(0, dtype=torch.int32)  # (E,)
+    ends = _counts(chosen, len(gate_up)).cumsum(0, dtype=torch.int32)  # (E,)
     hidden = swiglu(_product(x.index_select(0, token), gate_up, ends))  # (M, F)
     weights = (routing.weights * routing.kept).flatten()[order, None]
     y = _product(hidden * weights.to(hidden.dtype), down, ends)  # (M, C)
     return y.new_zeros(x.shape).index_add(0, token, y)
+
+
+def _counts(experts: Tensor, n_expert: int) -> Tensor:
+    """(E,): how often each expert stands in (M,). `torch.bincount` would make the CPU wait for a GPU to learn E."""
+    return experts.new_zeros(n_expert).scatter_add_(0, experts, torch.ones_like(experts))
 
 
 def _product(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
@@ -135,8 +139,7 @@ def routings(model: nn.Module) -> list[Routing]:
 
 def expert_load(routing: Routing) -> Tensor:
     """(E,): the share of all assignments that went to each expert, before any was dropped; 1/E each when balanced."""
-    n_expert = routing.probs.shape[1]
-    return torch.bincount(routing.experts.flatten(), minlength=n_expert) / routing.experts.numel()
+    return _counts(routing.experts.flatten(), routing.probs.shape[1]) / routing.experts.numel()
 
 
 def load_balance_loss(model: nn.Module, by_layer: bool = False) -> Tensor:

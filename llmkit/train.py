@@ -40,9 +40,10 @@ class NonFiniteLoss(FloatingPointError):
 def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Mean of -log p(target | what precedes it) over the targets that are not -100, in nats/token: a scalar.
 
-    ValueError if every target is -100: the mean of nothing would be NaN.
+    ValueError if every target is -100: the mean of nothing would be NaN. (On a GPU it is NaN, since nobody waits there
+    for the answer; `fit` looks before a batch goes to the device.)
     """
-    if not (batch.targets != IGNORE_INDEX).any():
+    if batch.targets.is_cpu and not (batch.targets != IGNORE_INDEX).any():
         raise ValueError("every target of the batch is -100 (ignored): there is nothing to learn; check the loss mask")
     logits = model(batch.idx, doc_ids=batch.doc_ids)  # (B, T, V)
     return cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), IGNORE_INDEX)

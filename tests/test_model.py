@@ -7,11 +7,13 @@ import torch
 
 from llmkit.attention import attention
 from llmkit.cache import KVCache
-from llmkit.config import CHOICES, RopeScaling, preset
+from llmkit.config import CHOICES, MoEConfig, RopeScaling, preset
+from llmkit.data import Batch
 from llmkit.decode import decoder
 from llmkit.generate import generate, generate_naive, generate_ragged
 from llmkit.model import Transformer
 from llmkit.optim import adamw
+from llmkit.train import next_token_loss
 
 VARIANTS = {
     "default": {},
@@ -206,6 +208,8 @@ def test_equal_configs_and_seeds_make_equal_models():
         (torch.zeros(1, 129, dtype=torch.int64), "129 tokens does not fit the context of 128"),
         (torch.zeros(3, dtype=torch.int64), r"\(B, T\)"),
         (torch.zeros(1, 0, dtype=torch.int64), "T >= 1"),
+        (torch.zeros(0, 3, dtype=torch.int64), "B, T >= 1"),
+        ([[1, 2, 3]], "not a list"),
         (torch.zeros(1, 3), "int64"),
         (torch.tensor([[0, 50]]), "0 .. 49"),
         (torch.tensor([[-100, 3]]), "-100"),
@@ -214,6 +218,21 @@ def test_equal_configs_and_seeds_make_equal_models():
 def test_bad_ids_are_refused_with_a_sentence(idx, message):
     with pytest.raises(ValueError, match=message):
         model()(idx)
+
+
+EXPERTS = dict(moe=MoEConfig(8, 2, 24, n_shared=1, capacity_factor=1.0))
+
+
+@pytest.mark.parametrize("overrides", [*VARIANTS.values(), EXPERTS], ids=[*VARIANTS, "experts"])
+def test_training_never_waits_for_a_gpu(overrides):
+    """A "meta" tensor has a shape and no numbers, so what a GPU would have to be waited for is an error there."""
+    with torch.device("meta"):
+        net = Transformer(preset("nano", n_layer=2, **overrides)).compute_in(torch.bfloat16)
+        idx = torch.zeros(2, 9, dtype=torch.int64)
+    next_token_loss(net, Batch(idx, idx, doc_ids=idx)).backward()
+    assert all(p.grad.shape == p.shape for p in net.parameters())
+    with pytest.raises(RuntimeError, match="meta"):
+        idx.aminmax()[0].item()
 
 
 def test_bad_doc_ids_are_refused():
