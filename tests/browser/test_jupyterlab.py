@@ -206,6 +206,32 @@ from llmkit.widgets.attention import Cell, attention_cell
 q, k, v = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
 attention_cell(Cell(list("abcdef"), q, k, v, loss=lambda mask, scaling, softmax: 2.0 if mask else 0.5, floor=1.0))
 """
+CLINIC = """
+from course.records import broken
+from llmkit.widgets.clinic import run_clinic
+
+record = broken.load()
+run_clinic(*broken.cases(record), record["floor"])
+"""
+DESK = """
+from llmkit.scaling import Law
+from llmkit.widgets.scaling import Run, scaling_desk
+
+law = Law(E=0.5, A=150, B=6000, alpha=0.45, beta=0.62)
+scaling_desk({"law": [law, law]}, [Run(1e5, d, law.loss(1e5, d)) for d in (1e5, 1e6)], [], floor=0.5)
+"""
+BOARD = """
+import torch
+from llmkit.config import MoEConfig, preset
+from llmkit.model import Transformer
+from llmkit.tokenizer import Tokenizer
+from llmkit.widgets.router import router_board
+
+torch.manual_seed(0)
+tokenizer = Tokenizer.train(["the kite and the key"], 269)
+moe = MoEConfig(n_expert=4, n_active=1, d_expert=8)
+router_board(Transformer(preset("nano", vocab_size=tokenizer.vocab_size, n_layer=1, moe=moe)), tokenizer, "the key")
+"""
 
 
 def test_a_widget_is_used_by_keyboard(browser, server):
@@ -249,3 +275,26 @@ def attention_by_keyboard(page, frame):
     wait_until(page, lambda: "the future leaks" in said.inner_text(), "answer to the switch")
     loads = "all => Promise.all(all.map(one => { const i = new Image(); i.src = one.href.baseVal; return i.decode() }))"
     assert len(frame.locator("svg image").evaluate_all(loads)) == 5  # rejects if one is damaged
+
+
+def test_clinic_desk_and_board_are_used_by_keyboard(browser, server):
+    notebook = with_canary(new_notebook(cells=[new_code_cell(source) for source in (CLINIC, DESK, BOARD)]))
+    with opened(browser, server, "desks.ipynb", notebook) as (page, left):
+        assert exceptions(page) == []
+        n_cells = page.locator(".jp-Notebook .jp-Cell").count()
+        clinic, desk, board = page.locator(".llmkit-frame").all()
+        for frame, slider, key, answer in ((clinic, 0, "Home", "step: 200 → 40. Run A, step 40: first loss"),
+                                           (desk, 0, "Home", "→ 1e+08. 1.0e+08 FLOPs: best N"),
+                                           (board, 2, "ArrowRight", "k: 1 → 2. Layer 0: expert")):
+            said, drawing = frame.locator(".llmkit-said"), frame.locator("svg[role=img]")
+            before = drawing.inner_html()
+            frame.locator("[role=slider]").nth(slider).focus()
+            page.keyboard.press(key)
+            wait_until(page, lambda said=said, answer=answer: answer in said.inner_text(), answer)
+            assert drawing.inner_html() != before
+        clinic.locator("select").nth(1).focus()
+        page.keyboard.press("b")  # no guess begins with it; the notebook would add a cell
+        page.keyboard.press("ArrowDown")
+        wait_until(page, lambda: "→ “embedding frozen”. Run A, step 40: no." in clinic.inner_text(), "answer")
+        assert page.locator(".jp-Notebook .jp-Cell").count() == n_cells
+        assert exceptions(page) == [] and left == []
