@@ -58,6 +58,7 @@ def test_the_record_of_broken_runs_has_what_its_lesson_reads():
     assert list(record["runs"]) == list(broken.RECIPES) and set(broken.SIGNS) == {*broken.RECIPES} - {broken.HEALTHY}
     healthy, cases = broken.cases(record)
     assert healthy.fault == broken.HEALTHY and [case.fault for case in cases] == list(broken.SIGNS)
+    assert cases["ABCDEFGH".index("C")].fault == "targets two ahead"  # the lesson's last section says "run C"
     for case in (healthy, *cases):
         assert case.steps[0] == 1 and case.steps[-1] == case.shots[-1].step == 200
         assert len(case.steps) == len(case.losses) == len(case.grad_norms)

@@ -20,6 +20,12 @@ def test_loss_curve_ends_above_its_floor():
     assert min(smoothed.get_ydata()) > floor.get_ydata()[0] == 0.45
 
 
+def test_a_smoothed_curve_does_not_lag():
+    falling = [Record(s, 10.0 - 0.1 * s, 1e-3, 1.0, s * 100, 1000.0, 0.1 * s) for s in range(1, 50)]
+    batches, smoothed, _ = training.loss_curve(falling, floor=0.45).axes[0].lines
+    assert smoothed.get_ydata()[:-10] == pytest.approx(batches.get_ydata()[:-10])
+
+
 def test_loss_by_kind_stacks_the_excess_on_the_floor():
     axes = training.loss_by_kind({"a": 1.0, "b": 2.0}, {"a": 0.75, "b": 0.5}).axes[0]
     assert [bar.get_height() for bar in axes.patches] == [0.75, 0.5, 0.25, 1.5]

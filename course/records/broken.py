@@ -52,8 +52,8 @@ RECIPES = {  # in the order in which the clinic shows them: the quiet ones last
 SIGNS = {
     "learning rate too high": (
         "The loss falls at first, then stands still for fifty steps and comes down late and little. Every part has "
-        "moved two to four times as far as in the healthy run, mostly to and fro, while the gradient is small. It does "
-        "not blow up: the norms inside the model and the clipped gradient hold it."
+        "moved two to four times as far as in the healthy run, while the gradient is small. It does not blow up: "
+        "AdamW's steps have one size, however large the gradient, and the norms inside the model do the rest."
     ),
     "the same batch at every step": (
         "The loss falls below the floor from a right beginning, and the gradient dies out: the batch is known by "
@@ -72,8 +72,8 @@ SIGNS = {
         "worse than a guess, and it writes one token again and again."
     ),
     "embedding frozen": (
-        "The loss comes down to 6 and sticks, while all layers move as usual and the embedding not at all. Its random "
-        "rows are the output weights as well (they are tied), so nearly nothing that the layers find can be said."
+        "The loss is still at 6 in the end, while all layers move as usual and the embedding not at all. Its rows, "
+        "random and short, are the output weights as well (they are tied): what the layers find is said but faintly."
     ),
     "no warm-up": (
         "A quiet one. The run is ahead over the first twenty steps, is overtaken, and stays behind to the end (by 0.4 "

@@ -78,7 +78,7 @@ def loss_curves(runs: Mapping[str, Sequence[Record]], floor: float) -> Figure:
     """Smoothed losses of up to four runs by name, and the floor."""
     figure, axes = _panel()
     for (name, records), color in zip(runs.items(), RUNS, strict=False):
-        axes.plot([r.step for r in records], _smooth([r.loss for r in records], 0.8), color=color, label=name)
+        axes.plot([r.step for r in records], _smooth([r.loss for r in records], reach=2), color=color, label=name)
     return _finish_losses(figure, floor)
 
 
@@ -202,10 +202,8 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _smooth(values: Sequence[float], weight: float = 0.95) -> list[float]:
-    """Exponential moving average, without the bias towards its beginning."""
-    out, mean, total = [], 0.0, 0.0
-    for value in values:
-        mean, total = weight * mean + (1 - weight) * value, weight * total + (1 - weight)
-        out.append(mean / total)
-    return out
+def _smooth(values: Sequence[float], reach: int = 10) -> list[float]:
+    """Each value's mean with up to `reach` on either side, as many before as after, so that a fall stays where it is;
+    at the end, where nothing comes after, with those before."""
+    windows = [values[i - min(i, reach) : i + min(i, reach) + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]

@@ -132,8 +132,8 @@ class Curve:
         parts += [svg.path(points, TRAIN, stroke_opacity=0.35), svg.path([*so_far, at], MODEL, stroke_width=2)]
         parts.append(svg.line(LEFT, self.y(self.floor), WIDTH, self.y(self.floor), TRUTH, stroke_dasharray="6 4",
                               stroke_width=1.5))  # fmt: skip
-        parts.append(svg.text(WIDTH, self.y(self.floor) + 14, f"least possible: {self.floor:.2f}", text_anchor="end",
-                              font_size=11))  # fmt: skip
+        parts.append(svg.text(WIDTH - 5, self.y(self.floor) + 14, f"least possible: {self.floor:.2f}", font_size=11,
+                              text_anchor="end"))  # fmt: skip
         parts.append(svg.line(at[0], 6, at[0], HEIGHT - BOTTOM + 6, stroke_opacity=0.5))
         parts.append(svg.rect(at[0] - 4, at[1] - 4, 8, 8, MODEL, rx=4))
         side = {"x": at[0] + 8} if at[0] < WIDTH - 60 else {"x": at[0] - 8, "text_anchor": "end"}
@@ -151,8 +151,9 @@ class Curve:
         if not steps:
             return []
         points = [(self.x(s), self.y(max(loss, self.low))) for s, loss in zip(steps, losses, strict=True)]
-        words = svg.shorten(f"{self.name}: {losses[-1]:.2f} at step {steps[-1]:,}", WIDTH - LEFT - 12)
-        return [svg.path(points, NEXT, stroke_width=1.5), svg.text(WIDTH, 14, words, text_anchor="end", font_size=11)]
+        words = svg.shorten(f"{self.name}: {losses[-1]:.2f} at step {steps[-1]:,}", WIDTH - LEFT - 30)
+        name = svg.text(WIDTH - 18, 14, words, text_anchor="end", font_size=11)
+        return [svg.path(points, NEXT, stroke_width=1.5), svg.rect(WIDTH - 14, 6, 9, 9, NEXT), name]
 
 
 def draw(curve: Curve, step: int, snapshot: Snapshot) -> Picture:
