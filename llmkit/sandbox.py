@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 
 BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
           ast.Mod: operator.mod, ast.Pow: operator.pow}  # fmt: skip
@@ -24,12 +25,24 @@ def run_function(source: str, x: int) -> int:
     if len(source) > LONGEST:
         raise SandboxError(f"the source is longer than {LONGEST} characters")
     try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return _run(_parse(source), x)
+    except RecursionError:
+        raise SandboxError("an expression is nested too deeply") from None
+
+
+def _parse(source: str) -> ast.FunctionDef:
+    try:
+        with warnings.catch_warnings():  # "1if x" or "\d" is the model's slip, and no news for who runs it
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, MemoryError) as error:
         raise SandboxError(f"not Python: {error}") from None
     if len(tree.body) != 1 or not isinstance(tree.body[0], ast.FunctionDef) or len(tree.body[0].args.args) != 1:
         raise SandboxError("expected one function of one argument and nothing else")
-    function = tree.body[0]
+    return tree.body[0]
+
+
+def _run(function: ast.FunctionDef, x: int) -> int:
     names = {function.args.args[0].arg: x}
     for statement in function.body:
         match statement:

@@ -1,5 +1,7 @@
 """The interpreter computes what Python computes, and refuses everything else."""
 
+import warnings
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +54,7 @@ def test_same_as_python(x, k, expression):
         ("def f(x:", "not Python"),
         ("def f(x):\n    return " + "(" * 500 + "x" + ")" * 500, "not Python"),
         ("def f(x):\n    return x" + " + x" * 2000, "longer than"),
+        ("def f(x):\n    return " + "-" * 1900 + "x", "nested too deeply|not Python"),  # by Python's version
         ("def f(x):\n    return min(x)", "takes 2 arguments"),
         ("\0", "not Python"),
     ],
@@ -59,3 +62,24 @@ def test_same_as_python(x, k, expression):
 def test_refusals(source, why):
     with pytest.raises(SandboxError, match=why):
         run_function(source, 1)
+
+
+def test_what_the_parser_grumbles_about_is_heard_by_nobody():
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert run_function('def f(x):\n    """\\d and \\777"""\n    return x + 1', 1) == 2
+        for expression in ("3if x else 2", "0x1for x", "1and x"):
+            with pytest.raises(SandboxError):
+                run_function(f"def f(x):\n    return {expression}", 1)
+    assert heard == []
+
+
+PIECES = [*"xy7-+%(),=", "**", "//", "min(", "abs(", "\n    ", "return ", "'\\d'", "if"]
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=30))
+def test_whatever_a_model_writes_is_a_number_or_a_refusal(pieces):
+    try:
+        assert isinstance(run_function("def f(x):\n    return " + "".join(pieces), 3), int)
+    except SandboxError as error:
+        assert str(error)
