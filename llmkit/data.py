@@ -56,11 +56,6 @@ def _dtype(tokenizer: Tokenizer) -> np.dtype:
     return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
 
 
-def split_documents(tokens: np.ndarray, eos_id: int) -> list[np.ndarray]:
-    """The documents of a stream, without their eos."""
-    return [document[1:] for document in np.split(tokens, np.flatnonzero(tokens == eos_id))[1:]]
-
-
 def save_tokens(path: str | Path, texts: Iterable[str], tokenizer: Tokenizer, n_in_memory: int = 1000) -> None:
     """Writes the stream of any number of documents, n_in_memory at a time, and a JSON header beside it (path + .json).
 
@@ -95,7 +90,8 @@ def load_tokens(path: str | Path, tokenizer: Tokenizer) -> np.ndarray:
         raise ValueError(f"{path}.json is damaged, or no header of this llmkit ({FORMAT}); write the tokens again")
     if writer != tokenizer.fingerprint:
         raise ValueError(f"{path} was encoded by tokenizer {writer}, not {tokenizer.fingerprint}: encode it again")
-    n_bytes, expected = os.path.getsize(path), n_tokens * _dtype(tokenizer).itemsize
+    expected = n_tokens * _dtype(tokenizer).itemsize
+    n_bytes = os.path.getsize(path) if os.path.exists(path) else 0
     if n_bytes != expected:
         raise ValueError(f"{path} has {n_bytes} bytes where its header promises {expected}: write it again")
     return np.memmap(path, _dtype(tokenizer), mode="r")
@@ -111,10 +107,12 @@ class PackedBatches:
     A stream mapped from disk is not read into memory: a batch reads its own rows. What is held is the order of an
     epoch, 8 bytes a window: 80 MB for 10 billion tokens (a file of 20 GB) in rows of 1,024.
 
-    `tokens` is a stream, (N,) with N > T, that begins with eos: so eos need not be told.
+    `tokens` is a stream, (N,), that begins with eos: so eos need not be told. ValueError unless N > T.
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, context_length: int, seed: int, doc_mask: bool = True):
+        if batch_size < 1 or context_length < 1:
+            raise ValueError(f"batch_size={batch_size} and context_length={context_length} must be at least 1")
         if len(tokens) <= context_length:
             raise ValueError(f"{len(tokens)} tokens do not fill a row of context_length {context_length}: add text")
         self.tokens, self.batch_size, self.context_length = np.asarray(tokens), batch_size, context_length
@@ -145,6 +143,8 @@ def to_batch(examples: Sequence[tuple[Sequence[int], Sequence[bool]]], context_l
 
     Raises ValueError on an example that does not fit, or that has nothing to learn: then its mask was lost on the way.
     """
+    if not len(examples):
+        raise ValueError("there are no examples to make a batch of")
     for i, (ids, mask) in enumerate(examples):
         if len(ids) != len(mask):
             raise ValueError(f"example {i} has {len(ids)} ids but {len(mask)} values in its loss mask")

@@ -28,7 +28,7 @@ from llmkit.data import PackedBatches, load_tokens, save_tokens
 from llmkit.model import Transformer
 from llmkit.optim import muon, warmup_cosine
 from llmkit.tokenizer import Tokenizer
-from llmkit.train import Record, fit
+from llmkit.train import NonFiniteLoss, Record, fit
 from llmkit.world import KINDS, World
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,11 +72,14 @@ def town_tokenizer(world: World) -> Tokenizer:
 
 
 def tokens(world: World, tokenizer: Tokenizer, n_documents: int, folder: Path):
-    """The training documents as one memory-mapped stream of ids, written once."""
+    """The training documents as one memory-mapped stream of ids, written where no whole one is found."""
     path = folder / f"town-{world.fingerprint}-{tokenizer.fingerprint[:8]}-{n_documents}.bin"
-    if distributed.is_main() and not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tokens(path, (d.text for d in world.documents(n_documents, DATA_SEED)), tokenizer)
+    if distributed.is_main():
+        try:
+            load_tokens(path, tokenizer)
+        except ValueError:  # not there, cut off in writing, or damaged
+            folder.mkdir(parents=True, exist_ok=True)
+            save_tokens(path, (d.text for d in world.documents(n_documents, DATA_SEED)), tokenizer)
     distributed.wait()
     return load_tokens(path, tokenizer)
 
@@ -180,8 +183,11 @@ def main() -> None:
             print(f"{name:8} {recipe}")
         return
     shelf = arguments.work / "checkpoints" if arguments.stage == "trial" else checkpoint.SHIPPED
-    with distributed.launched() as machine:
-        pretrain(arguments.stage, arguments.work, arguments.out or shelf, machine)
+    try:
+        with distributed.launched() as machine:
+            pretrain(arguments.stage, arguments.work, arguments.out or shelf, machine)
+    except (checkpoint.CheckpointError, NonFiniteLoss, OSError) as error:  # what can go wrong on a sound machine
+        parser.exit(1, f"{parser.prog} {arguments.stage}: {error}\n")
 
 
 if __name__ == "__main__":

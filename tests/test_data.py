@@ -31,8 +31,6 @@ def test_every_document_is_led_by_eos(tokenizer, tokens):
     eos = tokenizer.eos_id
     expected = [id for text in TEXTS for id in [eos, *tokenizer.encode(text)]] * 5
     assert tokens.tolist() == expected and tokens.dtype == np.uint16
-    documents = data.split_documents(tokens, eos)
-    assert [tokenizer.decode(document) for document in documents] == TEXTS * 5
     assert len(data.encode_documents([], tokenizer)) == 0
 
 
@@ -88,6 +86,7 @@ def test_an_interrupted_write_leaves_the_old_file(tokenizer, tokens, tmp_path):
     ("spoil", "sentence"),
     [
         (lambda path, header: path.write_bytes(path.read_bytes()[:-1]), "bytes where its header promises"),
+        (lambda path, header: path.unlink(), "has 0 bytes where its header promises"),
         (lambda path, header: header.unlink(), "was not written to its end"),
         (lambda path, header: header.write_text("{"), "is damaged, or no header"),
         (lambda path, header: header.write_bytes(b"\xff"), "is damaged, or no header"),
@@ -186,6 +185,9 @@ def test_doc_ids_change_exactly_at_eos(tokenizer, tokens):
 def test_too_few_tokens_for_a_row():
     with pytest.raises(ValueError, match="16 tokens do not fill a row of context_length 16"):
         data.PackedBatches(np.zeros(16, np.uint16), 1, 16, seed=0)
+    for batch_size, context_length in ((0, 8), (2, 0)):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            data.PackedBatches(np.zeros(16, np.uint16), batch_size, context_length, seed=0)
 
 
 # ---- aligned rows and chat rows ----
@@ -230,3 +232,5 @@ def test_a_target_stands_where_its_own_mask_is_true():
 def test_bad_examples_are_named(example, sentence):
     with pytest.raises(ValueError, match="example 1 .*" + sentence):
         data.to_batch([([1, 2], [False, True]), example], context_length=2, pad_id=0)
+    with pytest.raises(ValueError, match="no examples"):
+        data.to_batch([], context_length=2, pad_id=0)

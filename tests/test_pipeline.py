@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import signal
 from dataclasses import replace
 
@@ -85,6 +86,43 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(finished, tmp_path, capsys, m
     assert not (tmp_path / "out").exists() and signal.getsignal(signal.SIGINT) is usual
     pipeline.pretrain("trial", tmp_path / "work", tmp_path / "out")
     assert same_checkpoints(finished[0] / "work/checkpoints", tmp_path / "out")
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b"{")], ids=["cut", "bad"])
+def test_a_token_file_that_was_not_finished_is_written_again(finished, tmp_path, spoil):
+    folder, world = tmp_path / "data", World(0)
+    tokenizer = pipeline.town_tokenizer(world)
+    whole = pipeline.tokens(world, tokenizer, 60, folder)
+    (header,) = folder.glob("*.json")
+    spoil(header)  # as a kill between the file and its header leaves it
+    assert (pipeline.tokens(world, tokenizer, 60, folder) == whole).all()
+
+
+def no_folder(whole, work):
+    work.write_text("a file")
+    return "work"
+
+
+def no_state(whole, work):
+    shutil.copytree(whole, work)
+    (work / "runs/trial/state.safetensors").write_bytes(b"half")
+    return "is damaged or no safetensors file"
+
+
+@pytest.mark.parametrize("spoil", [no_folder, no_state])
+def test_what_cannot_run_ends_in_a_sentence(finished, tmp_path, capsys, spoil):
+    why = spoil(finished[0] / "work", tmp_path / "work")
+    with pytest.raises(SystemExit) as stopped:
+        command("trial", "--work", tmp_path / "work")
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1 and said.startswith("python -m llmkit.pipeline trial: ")
+    assert why in said and said.count("\n") == 1
+
+
+def test_an_unknown_stage_is_answered_with_the_stages(capsys):
+    with pytest.raises(SystemExit):
+        command("bsae")
+    assert "choose from" in (said := capsys.readouterr().err) and "trial" in said
 
 
 def test_ctrl_c_again_interrupts():
