@@ -68,6 +68,6 @@ def without(table: np.ndarray, parts: Sequence[str], kinds: Sequence[str]) -> Fi
     """What each part's absence adds to the loss (nats/token), by kind of document: a row for each part."""
     figure = Figure(figsize=(7, 0.8 + 0.3 * len(parts)), layout="constrained")
     axes = figure.subplots()
-    numbers(axes, np.round(table, 2) + 0.0, parts, kinds, "{:.2f}")  # no minus before a zero
+    numbers(axes, np.asarray(table).round(2) + 0.0, parts, kinds, "{:.2f}")  # no minus before a zero
     axes.xaxis.tick_top()
     return figure

@@ -167,8 +167,8 @@ def attribution(shares: activations.Attribution, name: str) -> list[str]:
     parts = [svg.text(0, 0, f"shares of the logit of {name}", font_weight="bold")]
     most = float(parts_of.abs().max()) or 1.0
     parts.append(svg.heat(left, 26, 196, 17 * n_layer, 0.8 * parts_of / most, PLUS, MINUS))
-    words = [svg.text(left + column * (k + 0.5), 20, "MLP" if k == n_head else k, text_anchor="middle")
-             for k in range(n_head + 1)]  # fmt: skip
+    names = [*(f"head {k}" if column >= 36 else k for k in range(n_head)), "MLP"]
+    words = [svg.text(left + column * (k + 0.5), 20, name, text_anchor="middle") for k, name in enumerate(names)]
     for row, values in enumerate(parts_of.tolist()):
         y = 26 + 17 * row + 12
         words.append(svg.text(left - 6, y, f"layer {row}", text_anchor="end"))

@@ -176,7 +176,7 @@ def _curve(dial: Dial, distances: Tensor, lines: list, limits: tuple[float, floa
         return CURVE * (high - min(max(value, low), high)) / (high - low)
 
     parts = [svg.rect(x(dial.trained), 0, x(distances[-1]) - x(dial.trained), CURVE, fill_opacity=0.06)]
-    parts.append(svg.text(x(dial.trained) + 6, CURVE - 6, "longer than in training", font_size=11))
+    parts.append(svg.text(WIDTH - 8, -6, "shaded: longer than in training", text_anchor="end", font_size=11))
     for value in (0.0, 0.5, 1.0) if high > 0.9 else (0.0, -4.0, -8.0, -12.0):
         parts.append(svg.line(LEFT, y(value), WIDTH - 8, y(value), stroke_opacity=0.25))
         parts.append(svg.text(LEFT - 6, y(value) + 4, f"{value:.1f}", text_anchor="end", font_size=11))

@@ -114,7 +114,7 @@ class Journey:
             Stop(stage, "MLP writes", "mlp(norm2(x))", self.size("BTC"), mlp,
                  "Computed from this token alone: no other is seen here."),
             Stop(stage, "stream", "x = x + mlp", self.size("BTC"), acts.resid[layer + 1, 0, token],
-                 f"What layer {layer} leaves to the next."),
+                 f"What layer {layer} leaves to {'the end' if block is self.model.blocks[-1] else 'the next'}."),
         ]  # fmt: skip
 
 
