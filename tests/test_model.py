@@ -235,6 +235,16 @@ def test_training_never_waits_for_a_gpu(overrides):
         idx.aminmax()[0].item()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own, on autograd functions
+@pytest.mark.parametrize("overrides", [{}, EXPERTS], ids=["default", "experts"])
+def test_a_gpu_compiles_the_forward_pass_as_one_graph(overrides):
+    with torch.device("meta"):
+        net = Transformer(preset("nano", n_layer=2, **overrides)).compute_in(torch.bfloat16)
+        idx = torch.zeros(2, 9, dtype=torch.int64)
+    logits = torch.compile(net, backend="eager", fullgraph=True)(idx, doc_ids=idx)  # fullgraph: a break is an error
+    assert logits.shape == (2, 9, net.config.vocab_size)
+
+
 def test_bad_doc_ids_are_refused():
     with pytest.raises(ValueError, match="shape of idx"):
         model()(ids(), doc_ids=torch.zeros(1, 12))
