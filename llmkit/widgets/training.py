@@ -137,7 +137,8 @@ class Curve:
         parts.append(svg.line(at[0], 6, at[0], HEIGHT - BOTTOM + 6, stroke_opacity=0.5))
         parts.append(svg.rect(at[0] - 4, at[1] - 4, 8, 8, MODEL, rx=4))
         side = {"x": at[0] + 8} if at[0] < WIDTH - 60 else {"x": at[0] - 8, "text_anchor": "end"}
-        parts.append(svg.text(side.pop("x"), at[1] - 8, f"{self.loss_at(step):.2f}", font_weight="bold", **side))
+        beside = at[1] - 8 if at[1] > 20 else at[1] + 18
+        parts.append(svg.text(side.pop("x"), beside, f"{self.loss_at(step):.2f}", font_weight="bold", **side))
         for loss in (0.001, 0.01, 0.05, 0.2, 0.5, 1, 2, 5, 10):
             if self.low <= loss <= self.high:
                 parts.append(svg.text(LEFT - 6, self.y(loss) + 4, f"{loss:g}", text_anchor="end", font_size=11))
@@ -151,9 +152,9 @@ class Curve:
         if not steps:
             return []
         points = [(self.x(s), self.y(max(loss, self.low))) for s, loss in zip(steps, losses, strict=True)]
-        words = svg.shorten(f"{self.name}: {losses[-1]:.2f} at step {steps[-1]:,}", WIDTH - LEFT - 30)
-        name = svg.text(WIDTH - 18, 14, words, text_anchor="end", font_size=11)
-        return [svg.path(points, NEXT, stroke_width=1.5), svg.rect(WIDTH - 14, 6, 9, 9, NEXT), name]
+        words = svg.shorten(f"{self.name}: {losses[-1]:.2f} at step {steps[-1]:,}", 225, 11)
+        swatch = svg.rect(112, HEIGHT - 10, 9, 9, NEXT)
+        return [svg.path(points, NEXT, stroke_width=1.5), swatch, svg.text(126, HEIGHT - 2, words, font_size=11)]
 
 
 def draw(curve: Curve, step: int, snapshot: Snapshot) -> Picture:
