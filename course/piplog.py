@@ -1,6 +1,7 @@
 """pip and uv made readable: run them, show one short line a package, and turn a failure into a sentence."""
 import queue
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -34,6 +35,7 @@ def run(command: list[str], variables: dict[str, str], log: Path) -> tuple[int, 
         command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, encoding="utf-8", errors="replace",
     )
+    old_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends this program ends pip, too
     lines: queue.Queue[str | None] = queue.Queue()
     reader = threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True)
     reader.start()
@@ -49,6 +51,7 @@ def run(command: list[str], variables: dict[str, str], log: Path) -> tuple[int, 
                 shown = time.monotonic()
         return process.wait(), "".join(output)
     finally:
+        signal.signal(signal.SIGTERM, old_handler)
         process.kill()
         process.wait()
         reader.join(timeout=5)  # a grandchild may still hold the pipe

@@ -1,5 +1,6 @@
 """The environment: every way in which making it can be cut short or fail, with pip, uv and the network faked."""
 import errno
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -237,22 +238,21 @@ def test_a_silent_installer_shows_signs_of_life(tmp_path, monkeypatch, capsys):
     assert "the end" in (tmp_path / "install.log").read_text()
 
 
-def test_an_interrupt_ends_the_installer(tmp_path, monkeypatch):
-    started = []
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_or_a_request_to_end_ends_the_installer(tmp_path, monkeypatch, number):
+    started, handler = [], signal.getsignal(signal.SIGTERM)
 
     class Spy(subprocess.Popen):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             started.append(self)
 
-    def interrupt(lines):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(piplog.subprocess, "Popen", Spy)
-    monkeypatch.setattr(piplog, "_next_line", interrupt)
+    monkeypatch.setattr(piplog, "_next_line", lambda lines: signal.raise_signal(number))
     with pytest.raises(KeyboardInterrupt):
         piplog.run([sys.executable, "-c", "import time; time.sleep(60)"], {}, tmp_path / "install.log")
     assert started[0].returncode not in (None, 0)  # ended by force, not waited for
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 # ---- the command line ----
