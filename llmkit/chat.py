@@ -35,6 +35,8 @@ def prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
 
 def _render(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
     special = tokenizer.special_tokens
+    if missing := [name for name in ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>") if name not in special]:
+        raise ValueError(f"this tokenizer has no {missing[0]}: its model was trained for another chat format, or none")
     ids, loss_mask = [tokenizer.eos_id], [False]
     for message in messages:
         said = [*tokenizer.encode(message["content"]), special["<|end|>"]]

@@ -51,7 +51,7 @@ def wilson(successes: float, n: int) -> Score:
 
 
 def score(model, tokenizer, task: Task, batch_size: int = 50) -> Score:
-    """Greedy answers to every question of a task, verified."""
+    """Greedy answers to every question of a task, verified. ValueError if there are none, or a prompt does not fit."""
     answers = complete(model, tokenizer, [q.prompt for q in task.questions], task.max_new_tokens, batch_size)
     return wilson(sum(task.verify(q, a) for q, a in zip(task.questions, answers, strict=True)), len(task.questions))
 
@@ -77,8 +77,11 @@ def excess_loss(model, tokenizer, documents) -> Excess:
     """The model's loss on documents of the town beside the least possible one, end of document included.
 
     Draw the documents from the mixture that the model learned, and choose kinds afterwards: a document drawn from one
-    kind has the nats of a reader who was told the kind.
+    kind has the nats of a reader who was told the kind. ValueError without documents, or if one does not fit the
+    model's context.
     """
+    if not len(documents):
+        raise ValueError("there is no document to take the loss of: draw more of them, or choose other kinds")
     ids = [tokenizer.encode(d.text) for d in documents]
     lengths = torch.tensor([len(i) + 1 for i in ids], dtype=torch.float64)
     nats = document_nats(model, ids, tokenizer.eos_id)

@@ -25,7 +25,7 @@ def generate_naive(
     model: Transformer, idx: Tensor, max_new_tokens: int, *, eos_id: int | None = None, **sampling
 ) -> Tensor:
     """`generate` without a cache: quadratic in the number of tokens, and plain to see."""
-    _check(model, idx, idx.shape[-1], max_new_tokens, sampling)
+    _check(model, idx, max_new_tokens, sampling)
     idx = idx.to(model.tok_emb.weight.device)
     done = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
     for _ in range(max_new_tokens):
@@ -67,7 +67,7 @@ def stream(
     model: Transformer, idx: Tensor, max_new_tokens: int, *, eos_id: int | None = None, **sampling
 ) -> Iterator[Tensor]:
     """Yield the tokens of `generate` one step at a time, each (B,); `sampling` as there. Bad input raises at once."""
-    _check(model, idx, idx.shape[-1], max_new_tokens, sampling)
+    _check(model, idx, max_new_tokens, sampling)
     return _decode(model, idx, None, max_new_tokens, eos_id, sampling)
 
 
@@ -78,11 +78,11 @@ def generate_ragged(
 
     Greedy output is that of each prompt alone; the longest prompt must leave room for `max_new_tokens`.
     """
-    if not len(prompts) or any(prompt.ndim != 1 or not len(prompt) for prompt in prompts):
+    if not len(prompts) or not all(isinstance(p, Tensor) and p.ndim == 1 and len(p) for p in prompts):
         raise ValueError("prompts must be a non-empty list of 1-D tensors with at least one id each (start with eos)")
     lengths = [len(prompt) for prompt in prompts]
     idx = torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)  # (B, T); what pads is never looked at
-    _check(model, idx, max(lengths), max_new_tokens, sampling)
+    _check(model, idx, max_new_tokens, sampling)
     tokens = list(_decode(model, idx, lengths, max_new_tokens, eos_id, sampling))
     texts = []
     for row, prompt in enumerate(prompts):
@@ -123,15 +123,15 @@ def _decode(model, idx, lengths, max_new_tokens, eos_id, sampling) -> Iterator[T
         logits = step(token[:, None], cache)[:, -1]  # (B, V)
 
 
-def _check(model: Transformer, idx: Tensor, length: int, max_new_tokens: int, sampling: dict) -> None:
-    if idx.ndim != 2 or idx.numel() == 0 or idx.dtype != torch.int64:
+def _check(model: Transformer, idx: Tensor, max_new_tokens: int, sampling: dict) -> None:
+    if not isinstance(idx, Tensor) or idx.ndim != 2 or idx.numel() == 0 or idx.dtype != torch.int64:
+        found = f"{tuple(idx.shape)} {idx.dtype}" if isinstance(idx, Tensor) else f"a {type(idx).__name__}"
         raise ValueError(
-            f"idx must be (B, T) int64 with at least one id a row (every text starts with eos), "
-            f"not {tuple(idx.shape)} {idx.dtype}"
+            f"idx must be a (B, T) int64 tensor with at least one id a row (every text starts with eos), not {found}"
         )
     if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}; give a whole number ≥ 0")
-    context = model.config.context_length
+    length, context = idx.shape[1], model.config.context_length
     if length + max_new_tokens > context:
         raise ValueError(
             f"a prompt of {length} tokens and {max_new_tokens} new ones outgrow the model's context of {context}: "

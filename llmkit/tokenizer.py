@@ -295,6 +295,6 @@ class Tokenizer:
             for id, piece in enumerate(tokenizer._bytes[: 256 + len(tokenizer.merges)]):
                 if tokenizer._merge_all(piece) != (id,):
                     raise ValueError(f"no training could learn its merge {id - 256} in that place")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path} is damaged, or no tokenizer file of this llmkit ({error})") from None
         return tokenizer

@@ -30,6 +30,11 @@ def test_the_template_by_hand(tokenizer):
     )
 
 
+def test_a_tokenizer_without_roles_is_refused():
+    with pytest.raises(ValueError, match=r"no <\|system\|>.*another chat format"):
+        chat.prompt([ASK], Tokenizer([], ["<|endoftext|>"]))
+
+
 def test_every_answer_of_a_long_conversation_is_learned(tokenizer):
     ids, loss_mask = chat.render([ASK, SAY, ASK, SAY], tokenizer)
     learned = [id for id, learn in zip(ids, loss_mask, strict=True) if learn]

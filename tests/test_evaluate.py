@@ -84,3 +84,8 @@ def test_score_counts_verified_answers(world, tokenizer):
 def test_no_questions_is_an_error():
     with pytest.raises(ValueError, match="at least one question"):
         wilson(0, 0)
+
+
+def test_no_documents_is_an_error(tokenizer):
+    with pytest.raises(ValueError, match="no document"):
+        excess_loss(None, tokenizer, [])

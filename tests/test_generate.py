@@ -161,6 +161,8 @@ def test_bad_prompts_are_named(shape, dtype):
     for call in (generate, generate_naive, stream):
         with pytest.raises(ValueError, match="idx must be"):
             call(MODEL, idx, 3)
+        with pytest.raises(ValueError, match="not a list"):
+            call(MODEL, [[1, 2]], 3)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +179,9 @@ def test_bad_parameters_raise_before_anything_runs(bad):
         stream(MODEL, idx, 3, topk=5)
 
 
-@pytest.mark.parametrize("prompts", [[], [torch.zeros(0, dtype=torch.int64)], [torch.zeros(1, 2, dtype=torch.int64)]])
+@pytest.mark.parametrize(
+    "prompts", [[], [[1, 2], [3]], [torch.zeros(0, dtype=torch.int64)], [torch.zeros(1, 2, dtype=torch.int64)]]
+)
 def test_bad_ragged_prompts_are_named(prompts):
     with pytest.raises(ValueError, match="prompts must be"):
         generate_ragged(MODEL, prompts, 3)

@@ -216,6 +216,8 @@ def _broken(change):
         _broken(lambda data: data["merges"].insert(0, data["merges"].pop())),
         _broken(lambda data: data["merges"].append(data["merges"][0])),
         _broken(lambda data: data["merges"].append([1])),
+        _broken(lambda data: data["merges"].append([1, float("inf"), 2])),
+        lambda path: path.write_text("[" * 100_000),
         _broken(lambda data: data.update(special_tokens=["<|end|>"])),
         _broken(lambda data: data.update(special_tokens=[1, 2])),
     ],
