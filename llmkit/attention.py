@@ -65,7 +65,12 @@ def attention(q, k, v, mask=None):
 
 
 def fused_attention(q, k, v, mask=None):
-    """`attention`'s out by the fused kernel, which never holds the (T, S) scores. Without a mask, T is S or 1."""
+    """`attention`'s out by the fused kernel, which never holds the (T, S) scores. Without a mask, T is S or 1.
+
+    On CUDA that is so where K = H, T = 1, or half precision meets no mask. By PyTorch's documentation (2.13) grouped
+    heads have two kernels there: flash, which takes neither a mask nor float32, and the plain one, which holds the
+    scores. Packed documents go through that.
+    """
     if q.shape[2] == 1:  # decoding: a group's queries see the same keys, so they can be one head's G queries
         q = q.view(k.shape[0], k.shape[1], -1, k.shape[3])  # (B, K, G, D)
         if mask is not None and mask.shape[1] > 1:  # one for each query head

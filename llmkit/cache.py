@@ -14,7 +14,11 @@ from llmkit.config import ModelConfig
 
 
 class KVCache:
-    """Room for `batch_size` texts of up to `max_length` tokens (default: the model's context); `lengths` are in use."""
+    """Room for `batch_size` texts of up to `max_length` tokens (default: the model's context); `lengths` are in use.
+
+    It holds 2 L B K S_max D numbers of `dtype`, which must be what the model computes in (default: float32).
+    ValueError if max_length is beyond the context.
+    """
 
     def __init__(self, config: ModelConfig, batch_size: int, max_length: int | None = None, device=None, dtype=None):
         self.max_length = config.context_length if max_length is None else max_length

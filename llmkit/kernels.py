@@ -9,7 +9,8 @@ would take many small steps over large tensors, or PyTorch's kernel is made for 
     block_causal_attention   softmax(q k^T / sqrt(D)) v     (arXiv 1706.03762; in blocks as arXiv 2205.14135, see there)
     cross_entropy  -log softmax(logits)[target]
 
-On a GPU, and without gradients, these are PyTorch's own functions (there is no need of `block_causal_attention`).
+On a GPU these are PyTorch's own functions, and without gradients too, except that `rms_norm` on a CPU then takes a
+shorter way. (There is no need of `block_causal_attention` in either case.)
 
 Shapes: B batch, T query time, H query heads, K key/value heads, G = H/K, D head_dim, F d_ff, V vocab.
 """

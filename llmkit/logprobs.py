@@ -10,7 +10,7 @@ Shapes: B batch, T time, V vocab, N kept targets.
 
 import torch
 
-IGNORE_INDEX = -100
+from llmkit.data import IGNORE_INDEX
 
 
 def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -133,14 +133,17 @@ def save_state(
 
 
 def load_state(path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int, float]:
-    """Put back what `save_state` wrote; returns (step, tokens, seconds). CheckpointError if it is another run's."""
+    """Put back what `save_state` wrote; returns (step, tokens, seconds). CheckpointError if it is damaged, or another
+    run's: model and optimizer are then as they were."""
     tensors, info = read_tensors(path)
     own = {f"model.{name}": tensor for name, tensor in weights_of(model).items()}
     stored = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
     if {k: t.shape for k, t in own.items()} != {k: t.shape for k, t in stored.items()} or (
         info.get("optimizer") != _kind(optimizer)
     ):
-        raise CheckpointError(f"{path} is the state of another model or optimizer: start anew with resume=False")
+        raise CheckpointError(
+            f"{path} is the state of another model or optimizer: move it away, or start anew with resume=False"
+        )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(distributed.divided(stored[name], tensor))
