@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from course import guard
@@ -147,7 +148,7 @@ def same(a: Any, b: Any) -> bool:
         return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-7) or (a != a and b != b)
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         alike = a.shape == b.shape and _kind(a) == _kind(b)
-        return alike and torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-7, equal_nan=True)
+        return alike and torch.allclose(_wide(a), _wide(b), rtol=1e-5, atol=1e-7, equal_nan=True)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -155,9 +156,15 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and isinstance(a, (str, bytes, bool)) and a == b or a is b
 
 
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
 def _kind(tensor: torch.Tensor) -> str:
     if tensor.dtype == torch.bool:
         return "True and False"
+    if tensor.is_complex():
+        return "complex numbers"
     return "floats" if tensor.is_floating_point() else "integers"
 
 
@@ -193,7 +200,7 @@ def describe(value: Any) -> str:
         return f"a {type(value).__name__} of {len(value)}"
     if is_number(value):
         return f"the number {show(value)}"
-    names = {dict: "a dictionary", bytes: "bytes", set: "a set"}
+    names = {dict: "a dictionary", bytes: "bytes", set: "a set", np.ndarray: "a numpy array"}
     own = type(value).__name__
     article = "an" if own[0].lower() in "aeiou" else "a"
     return next((name for kind, name in names.items() if isinstance(value, kind)), f"{article} {own}")
@@ -209,6 +216,7 @@ def show(value: Any, width: int = 100) -> str:
 
 
 def _show(value: Any) -> str:
+    value = plain(value)
     if isinstance(value, torch.Tensor):
         return _show(value.tolist())
     if isinstance(value, float):

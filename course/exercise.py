@@ -107,6 +107,8 @@ def judge(exercise: Exercise, fn: Callable) -> Verdict:
         return Verdict(False, begun=False, printed=answer.printed)
     except Wrong as wrong:
         return Verdict(False, str(wrong), printed=answer.printed)
+    except Exception as error:  # of a value, or of an exception, whose own methods fail
+        return Verdict(False, f"what it gives cannot be looked at: {type(error).__name__}.", printed=answer.printed)
     return Verdict(True, printed=answer.printed)
 
 

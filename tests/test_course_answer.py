@@ -5,6 +5,7 @@ import re
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -121,6 +122,8 @@ def test_a_stub_is_not_wrong_but_unwritten(stub):
     ([1.0], torch.ones(1), "a list of 1, but a tensor of shape (1,) is asked for"),
     (torch.ones(2), torch.ones(2).bool(), "floats, but True and False are asked for"),
     (torch.ones(2).long(), torch.ones(2), "integers, but floats are asked for"),
+    (torch.ones(2) + 0j, torch.ones(2), "complex numbers, but floats are asked for"),
+    (np.ones(2), torch.ones(2), "a numpy array, but a tensor of shape (2,) is asked for"),
     (torch.ones(2), (torch.ones(2), torch.ones(2)), "a tensor of shape (2,), but 2 things are asked for"),
     ((torch.ones(2), 3), (torch.ones(2), torch.ones(2)), "the number 3, but a tensor of shape (2,) is asked for"),
     (3, [1, 2], "the number 3, but a list of 2 is asked for"),
@@ -161,13 +164,14 @@ def test_calls_share_the_time_of_one_check(monkeypatch):
     ({"a": 1.0}, {"a": 1}, True), ({"a": 1}, {"b": 1}, False),
     (torch.ones(2), torch.ones(2).double(), True), (torch.ones(2), torch.ones(2).long(), False),
     (torch.ones(2), torch.ones(1, 2), False), (torch.ones(2), [1, 1], False), (torch.tensor(3.0), 3, True),
-    (torch.tensor([math.nan]), torch.tensor([math.nan]), True),
+    (torch.tensor([math.nan]), torch.tensor([math.nan]), True), (torch.tensor([1j]), torch.tensor([2j]), False),
 ])
 def test_values_are_compared_as_a_teacher_would(a, b, equal):
     assert same(a, b) == same(b, a) == equal
 
 
 def test_values_are_told_briefly():
+    assert show(np.float32(0.5)) == show(torch.tensor(0.5)) == "0.5"
     assert show([0.123456, (1,), {"a": torch.eye(2)}]) == "[0.1235, (1,), {'a': [[1, 0], [0, 1]]}]"
     assert len(show(list(range(1000)))) == 100
     loop = [1]

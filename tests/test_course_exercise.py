@@ -106,7 +106,7 @@ def test_every_wrong_answer_is_rejected_by_name(e):
 def test_whatever_a_function_returns_the_check_answers(e):
     for value in NONSENSE:
         verdict = judge(e, lambda *args, value=value: value)
-        assert not verdict.passed and len(verdict.message) > 10
+        assert not verdict.passed and len(verdict.message) > 10 and "cannot be looked at" not in verdict.message
     assert "ZeroDivisionError" in judge(e, lambda *args: 1 / 0).message
     assert judge(e, lambda *args: ...) == exercise.Verdict(False, begun=False)
 
@@ -125,6 +125,18 @@ def test_a_lesson_has_three_exercises_of_three_difficulties(lesson):
     assert {e.difficulty for e in exercises} == {1, 2, 3}
     assert len({e.name for e in exercises}) == len(exercises) >= 3
     assert lesson in {row.name.partition("_")[2] for row in syllabus.lessons()}
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+def test_an_exception_that_cannot_say_what_it_is_gets_a_verdict():
+    def raises(x):
+        raise Mute
+
+    assert judge(DOUBLE, raises).message == "what it gives cannot be looked at: RuntimeError."
 
 
 # ---- what the tests above would see ----
