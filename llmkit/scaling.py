@@ -37,24 +37,30 @@ class Law:
 
     def loss(self, n: float, d: float) -> float:
         """nats/token of a model with n parameters after d tokens."""
-        return self.E + self.A / n**self.alpha + self.B / d**self.beta
+        return self.E + self.A / _power(n, self.alpha) + self.B / _power(d, self.beta)
 
     def optimal(self, flops: float) -> tuple[float, float]:
-        """(n, d) with the lowest loss of all that cost `flops` = 6 n d: where the derivative along the budget is 0."""
+        """(n, d) with the lowest loss of all that cost `flops` = 6 n d: where the derivative along the budget is 0.
+
+        ValueError if an exponent is not above 0, as poor runs may have it: such a law has no lowest point.
+        """
+        self._check_falls()
         ratio = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
         n = ratio * (flops / 6) ** (self.beta / (self.alpha + self.beta))
         return n, flops / (6 * n)
 
     def tokens_to_reach(self, loss: float, n: float) -> float:
         """Tokens that a model of n parameters needs for `loss`; inf if it cannot, however long it is trained."""
-        rest = loss - self.E - self.A / n**self.alpha
-        return (self.B / rest) ** (1 / self.beta) if rest > 0 else math.inf
+        rest = loss - self.E - self.A / _power(n, self.alpha)
+        return _power(self.B / rest, 1 / self.beta) if rest > 0 else math.inf
 
     def cheapest(self, loss: float, served: float) -> tuple[float, float]:
         """(n, d) that reach `loss` with the fewest FLOPs for training and serving together, 6 n d + 2 n served.
 
-        Where the derivative along the curve of this loss is 0; found by bisection. ValueError if loss is not above E.
+        Where the derivative along the curve of this loss is 0; found by bisection. ValueError if loss is not above E,
+        or an exponent not above 0.
         """
+        self._check_falls()
         if not loss > self.E:
             raise ValueError(f"no model reaches a loss of {loss:g}: the law's E is {self.E:g}")
         smallest = (self.A / (loss - self.E)) ** (1 / self.alpha)  # it needs tokens without end
@@ -62,9 +68,21 @@ class Law:
         for _ in range(100):
             n = smallest * math.exp((low + high) / 2)
             d = self.tokens_to_reach(loss, n)
-            saved = self.alpha * self.A / (self.beta * self.B) * n**-self.alpha * d ** (1 + self.beta)  # -n dd/dn
+            saved = self.alpha * self.A / (self.beta * self.B) * n**-self.alpha * _power(d, 1 + self.beta)  # -n dd/dn
             low, high = ((low + high) / 2, high) if 6 * saved > 6 * d + 2 * served else (low, (low + high) / 2)
         return n, d
+
+    def _check_falls(self):
+        if not (self.alpha > 0 and self.beta > 0):
+            raise ValueError(f"{self} does not fall with size and data: fit more runs, of more sizes and lengths")
+
+
+def _power(base: float, exponent: float) -> float:
+    """base**exponent, and inf instead of an OverflowError: a law fitted to poor runs may have an exponent of 100."""
+    try:
+        return base**exponent
+    except OverflowError:
+        return math.inf
 
 
 def isoflop(law: Law, flops: float, n: Sequence[float]) -> list[float]:

@@ -101,6 +101,18 @@ def test_a_known_E_is_kept_and_narrows_the_other_intervals():
         fit(N, D, losses(), E=2.5)
 
 
+def test_laws_of_poor_runs_stay_within_what_floats_hold():
+    steep = Law(E=1.0, A=1e-50, B=400.0, alpha=280.0, beta=0.3)  # as fitted where size made no difference
+    assert steep.loss(1e6, 1e7) == pytest.approx(1 + 400 / 1e7**0.3)
+    assert steep.tokens_to_reach(2.0, 1e6) == pytest.approx(400 ** (1 / 0.3))
+    assert Law(1.0, 1.0, 1.0, 0.3, 0.001).tokens_to_reach(1.1, 1e9) == math.inf
+    for law in (Law(1.0, 1.0, 1.0, -0.3, 0.3), Law(1.0, 1.0, 1.0, 0.3, -0.3)):
+        with pytest.raises(ValueError, match="does not fall"):
+            law.optimal(1e15)
+        with pytest.raises(ValueError, match="does not fall"):
+            law.cheapest(2.0, served=0)
+
+
 def test_as_table_keeps_the_order_of_the_fields():
     assert as_table([CHINCHILLA]).tolist() == [[1.69, 406.4, 410.7, 0.34, 0.28]]
 
