@@ -52,6 +52,15 @@ def test_long_rows_begin_with_a_document_so_that_the_floor_is_finite(world, toke
     assert len(floor) == experiment.TESTED // experiment.BIN and all(0 < x < 3 for x in floor)
 
 
+def test_a_window_hides_what_is_far_and_changes_no_weight(hay):
+    model = experiment.train("rope", hay, steps=1)
+    other = experiment.rebuilt(model, sliding_window=8)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    idx = torch.arange(16)[None]
+    apart = (model(idx) - other(idx)).abs().amax(-1)[0]  # (T,)
+    assert apart[:8].max() < 1e-5 < apart[8:].min()
+
+
 def test_stretching_changes_angles_and_no_weight(hay):
     model = experiment.train("rope", hay, steps=1)
     other = experiment.stretched(model, "linear")

@@ -79,12 +79,16 @@ def train(scheme: str, hay: Haystacks, steps: int, seed: int = 0) -> Transformer
     return model.eval()
 
 
-def stretched(model: Transformer, kind: str, factor: float = TESTED / TRAINED) -> Transformer:
-    """The same weights with RoPE's angles scaled for texts `factor` times as long."""
-    config = replace(model.config, rope_scaling=RopeScaling(kind, factor, original_context=TRAINED))
-    other = Transformer(config)
+def rebuilt(model: Transformer, **switches) -> Transformer:
+    """The same weights with other switches on which no weight depends: `rope_scaling`, `sliding_window`."""
+    other = Transformer(replace(model.config, **switches))
     other.load_state_dict(model.state_dict())
     return other.eval()
+
+
+def stretched(model: Transformer, kind: str, factor: float = TESTED / TRAINED) -> Transformer:
+    """The same weights with RoPE's angles scaled for texts `factor` times as long."""
+    return rebuilt(model, rope_scaling=RopeScaling(kind, factor, original_context=TRAINED))
 
 
 def long_rows(hay: Haystacks, n: int) -> torch.Tensor:
