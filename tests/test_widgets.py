@@ -1,6 +1,7 @@
 """Widgets without a browser: what they draw, what they say, what they leave where no kernel runs."""
 import io
 import json
+import re
 from dataclasses import replace
 
 import ipywidgets
@@ -237,6 +238,12 @@ def test_a_bad_run_stands_beside_the_good_one():
     assert_harmless(frame)
     nothing_finite = Curve(run(10, set()), 0.5, "dead", [replace(bad[0], loss=float("inf"))])
     assert nothing_finite.draw(5) == Curve(run(10, set()), 0.5).draw(5)
+
+
+def test_a_loss_at_the_top_is_written_below_its_point():
+    flat = [replace(record, loss=6.0) for record in run(40, set())]
+    (y,) = re.findall(r'y="([\d.]+)"[^>]*>6\.00<', "".join(Curve(flat, 0.5).draw(40)))
+    assert float(y) > 20
 
 
 def test_the_scribe_keeps_what_the_scrubber_shows(model, tokenizer, world):

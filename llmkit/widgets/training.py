@@ -152,7 +152,7 @@ class Curve:
         if not steps:
             return []
         points = [(self.x(s), self.y(max(loss, self.low))) for s, loss in zip(steps, losses, strict=True)]
-        words = svg.shorten(f"{self.name}: {losses[-1]:.2f} at step {steps[-1]:,}", 225, 11)
+        words = svg.shorten(f"{self.name}: {losses[-1]:.2f} at step {steps[-1]:,}", 255, 11)
         swatch = svg.rect(112, HEIGHT - 10, 9, 9, NEXT)
         return [svg.path(points, NEXT, stroke_width=1.5), swatch, svg.text(126, HEIGHT - 2, words, font_size=11)]
 
