@@ -99,14 +99,15 @@ def best_device() -> Choice:
 
 
 def best_dtype(device: torch.device | str) -> Choice:
-    """`value` is the torch.dtype to train in (`Transformer.compute_in`): bfloat16 where the hardware multiplies it."""
+    """`value` is the torch.dtype to train in (`Transformer.compute_in`): bfloat16 where the hardware multiplies it, as
+    PyTorch tells of NVIDIA's and AMD's GPUs and of CPUs with AVX512-BF16 or AMX; float32 elsewhere."""
     kind = torch.device(device).type
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return Choice(torch.bfloat16, "this GPU multiplies bfloat16 in hardware")
     cpu = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not tell
     if kind == "cpu" and (cpu.get("avx512_bf16") or cpu.get("amx_bf16")):
         return Choice(torch.bfloat16, "this CPU multiplies bfloat16 in hardware")
-    return Choice(torch.float32, "this machine has no hardware for bfloat16")
+    return Choice(torch.float32, "PyTorch tells of no hardware for bfloat16 here")
 
 
 # --- seeds, time, memory -------------------------------------------------------------------------------------------

@@ -76,10 +76,9 @@ def read_config(values: dict) -> tuple[str, ModelConfig]:
     """The architecture's name, and the config of the model that is the same function. CheckpointError, which names the
     setting, for an architecture or a setting that this model has not."""
     family, classes = values.get("model_type"), values.get("architectures") or []
-    if family not in CLASSES or any(name != CLASSES[family] for name in classes):
-        raise CheckpointError(
-            f"the architecture {(classes or [family])[0]} is not one of those read here: {', '.join(CLASSES.values())}"
-        )
+    if family not in list(CLASSES) or classes not in ([], [CLASSES[family]]):  # of whatever type the file has them
+        name = classes[0] if classes and isinstance(classes, list) else classes or family
+        raise CheckpointError(f"the architecture {name} is not one of those read here: {', '.join(CLASSES.values())}")
     if values.get("quantization_config"):
         raise CheckpointError("the weights are quantized: load the original model, and quantize it here")
     for name, allowed in REQUIRED[family].items():

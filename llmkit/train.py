@@ -4,7 +4,8 @@
 
 All that a step depends on is a pure function of its number (the batch, the learning rate) or is in the saved state
 (weights, optimizer, random state, step), so a run that was cut off goes on and ends bit for bit as if it never had
-been. The loss is a parameter: pretraining, SFT, preferences and rewards share this loop.
+been. (Some kernels of a GPU add in whatever order comes: there it ends so but for rounding.) The loss is a parameter:
+pretraining, SFT, preferences and rewards share this loop.
 
 Step s = 0, 1, ... reads the batches s * grad_accum ... and makes update s + 1; a record's `step` counts updates made.
 Shapes: B batch, T time.

@@ -76,6 +76,9 @@ def test_a_window_counts_only_where_it_is_used():
     [
         ({"model_type": "mamba"}, "mamba is not one of those"),
         ({}, "None is not one of those"),
+        ({"model_type": ["llama"]}, r"\['llama'\] is not one of those"),
+        ({"model_type": "llama", "architectures": 3}, "3 is not one of those"),
+        ({"model_type": "llama", "architectures": ["LlamaModel"]}, "LlamaModel is not one of those"),
         (qwen(architectures=["Qwen3ForSequenceClassification"]), "SequenceClassification"),
         (qwen(quantization_config={"bits": 4}), "quantized"),
         (qwen(hidden_act="gelu"), "hidden_act 'gelu'"),
