@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from course import doctor, lab, machine, syllabus
+from course import commands, doctor, lab, machine, syllabus
 from course.env import Environment
 from course.learner import Desk
 from course.machine import Trouble
@@ -47,6 +47,23 @@ def test_update_replaces_the_unedited_and_keeps_the_edited(desk):
     assert "mine" in (desk.folder / "00_start.ipynb").read_text()
     assert "two" in (desk.folder / "06_pretraining.ipynb").read_text()
     assert states(desk) == {"00": "edited, outdated", "06": "current"}
+
+
+def test_start_and_update_say_how_a_new_version_comes(desk, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "REPO", tmp_path)
+    monkeypatch.setattr(commands.environment, "ensure", lambda place: None)
+    monkeypatch.setattr(commands.lab, "start", lambda place, arguments: len(arguments))
+    assert commands.main(["start", "--no-browser"]) == 1 and capsys.readouterr().out == ""
+    write_lesson(desk.folder / "06_pretraining.ipynb", "mine")
+    for name in desk.names():
+        write_lesson(desk.source / f"{name}.ipynb", "two")
+    commands.main([])
+    simple, edited = capsys.readouterr().out.splitlines()
+    assert "00_start" in simple and "course update" in simple and "06" not in simple
+    assert "06_pretraining" in edited and "course reset 06" in edited and "00" not in edited
+    commands.main(["update"])
+    replaced, kept = capsys.readouterr().out.splitlines()
+    assert "00_start" in replaced and "new version" in replaced and "kept; python -m course reset 06" in kept
 
 
 def test_running_a_lesson_is_not_editing_it(desk):
