@@ -92,7 +92,8 @@ def fit(
     schedule    step -> factor of the lr; default: 5 % warm-up, then a cosine to a tenth
     grad_accum  batches to an update; each weighs by its number of targets, so that k small batches equal one large
     clip        largest norm of the gradient; math.inf leaves it alone
-    eval_fn     called every `eval_every` updates and after the last, with the model in evaluation mode
+    eval_fn     called every `eval_every` updates and after the last, with the model in evaluation mode; returns
+                named numbers
     on_step     called with every Record, for live charts; returns True to stop
     log_path    a JSON line for each record
     state_path  what `resume=True` goes on from, written every `save_every` updates and at the end. A resumed run
@@ -207,7 +208,7 @@ def _update(model, batches, step, optimizer, loss_fn, grad_accum, clip) -> tuple
 def _evaluate(model, eval_fn) -> dict[str, float]:
     """What eval_fn returns in the first process; all call it, since the weights may be divided among them."""
     model.eval()
-    evals = eval_fn(distributed.unwrapped(model))
+    evals = {name: float(value) for name, value in eval_fn(distributed.unwrapped(model)).items()}  # of tensors too
     model.train()
     if distributed.size() > 1:
         evals = dict(zip(evals, distributed.gather(list(evals.values()))[0], strict=True))

@@ -161,14 +161,14 @@ def test_any_loss_on_any_named_tuple():
     assert records[0].loss == pytest.approx(math.log(2), abs=0.1) and records[-1].loss < records[0].loss
 
 
-def test_evaluation_on_its_days_and_at_the_end_in_evaluation_mode():
+def test_evaluation_on_its_days_and_at_the_end_in_evaluation_mode(tmp_path):
     model, modes = make_model().eval(), []
 
     def evaluate(model):
         modes.append(model.training)
-        return {"held_out": 1.5}
+        return {"held_out": torch.tensor(1.5)}
 
-    records = fit(model, batches, 7, eval_fn=evaluate, eval_every=3)
+    records = fit(model, batches, 7, eval_fn=evaluate, eval_every=3, log_path=tmp_path / "log")
     assert [r.step for r in records if r.evals] == [3, 6, 7] and modes == [False] * 3
     assert records[2].evals == {"held_out": 1.5} and not model.training
 
