@@ -69,9 +69,9 @@ def test_a_lock_that_was_left_behind_holds_nobody_up_for_long(file, monkeypatch)
     assert progress.load()["exercises"] and not lock.exists()
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[1]", json.dumps(progress.EMPTY | {"format": "x"}).encode(), b"[" * 100_000,
-                                    json.dumps(progress.EMPTY | {"exercises": {"../x": {}}}).encode(),
-                                    json.dumps(progress.EMPTY | {"exercises": {"a.b": {"hints": math.inf}}}).encode()])
+@pytest.mark.parametrize("damage", [
+    b"", b"{", b"\xff\xfe", b"[1]", b"[" * 100_000, *(json.dumps(progress.EMPTY | change).encode() for change in (
+        {"format": "x"}, {"exercises": {"../x": {}}}, {"exercises": {"a.b": {"hints": math.inf}}}))])
 def test_a_damaged_file_is_set_aside_with_a_sentence(file, capsys, damage):
     file.parent.mkdir()
     file.write_bytes(damage)
