@@ -21,6 +21,7 @@ from course.machine import Trouble
 REPO = Path(__file__).resolve().parent.parent
 CPU_BYTES = 2.5e9  # .venv with the CPU build, 1.4 GB on Linux, and pip's downloads beside it
 CUDA_BYTES = 10e9  # a generous guess for the build with PyTorch's CUDA libraries
+REST_BYTES = 1e9  # once PyTorch is there
 TEST_BYTES = 1.5e9
 UV = "uv>=0.8,<1"
 PATIENCE = ["--timeout", "20", "--retries", "2"]
@@ -78,7 +79,7 @@ def ensure(env: Environment, run: Run = piplog.run) -> None:
         return
     machine.require_supported()
     gpu = machine.nvidia_gpu()
-    machine.require_disk(env.repo, CUDA_BYTES if gpu and not _has_torch(env) else CPU_BYTES)
+    machine.require_disk(env.repo, REST_BYTES if _has_torch(env) else CUDA_BYTES if gpu else CPU_BYTES)
     print("Completing the course's environment in .venv; the first time this takes a few minutes.", flush=True)
     _make_venv(env)
     forget_halves(env.site_packages)

@@ -68,7 +68,7 @@ def test_first_start_prefers_the_cpu_build_and_second_does_nothing(place):
     env.ensure(place, run)
     assert [line.split()[0] for line in run.commands] == ["pip", "uv", "pip"]
     assert run.commands[1].endswith("--torch-backend cpu torch==2.13.0")
-    assert env.is_ready(place)
+    assert env.is_ready(place) and (place.site_packages / "course.pth").exists()
     env.ensure(place, run)
     assert len(run.commands) == 3
 
@@ -78,6 +78,28 @@ def test_without_uv_or_its_index_the_plain_pin_is_taken(place, broken):
     run = Installer(place, fails=broken)
     env.ensure(place, run)
     assert "-r" in run.commands[-1].split() and env.is_ready(place)
+    assert len(run.commands) == (3 if broken == "--torch-backend" else 2)
+
+
+@pytest.mark.parametrize("name", ["require_supported", "require_disk"])
+def test_platform_and_disk_are_looked_at_before_anything_is_made(place, monkeypatch, name):
+    def refuse(*facts):
+        raise Trouble(name)
+
+    monkeypatch.setattr(machine, name, refuse)
+    with pytest.raises(Trouble, match=name):
+        env.ensure(place, Installer(place))
+    assert not place.folder.exists()
+
+
+def test_how_much_disk_depends_on_what_is_still_to_come(place, monkeypatch):
+    asked = []
+    monkeypatch.setattr(machine, "require_disk", lambda folder, needed: asked.append(needed))
+    monkeypatch.setattr(machine, "nvidia_gpu", lambda: "GPU 0: a card")
+    env.ensure_tests(place, Installer(place))
+    place.requirements.write_text(REQUIREMENTS + "plotly>=6\n")
+    env.ensure(place, Installer(place))
+    assert asked == [env.CUDA_BYTES, env.TEST_BYTES, env.REST_BYTES]
 
 
 @pytest.mark.parametrize(("platform", "gpu"), [("linux", "GPU 0: a card"), ("darwin", None), ("win32", None)])
@@ -102,8 +124,8 @@ def test_a_cut_off_package_is_installed_again(place):
 def test_halves_are_forgotten_and_whole_packages_stay(place):
     install(place, "torch-2.13.0+cpu")
     install(place, "numpy-2.4.6", complete=False)
-    env.forget_halves(place.site_packages)
-    assert [folder.name for folder in place.site_packages.iterdir()] == ["torch-2.13.0+cpu.dist-info"]
+    env.ensure(place, lambda command, variables, log: (0, ""))
+    assert [folder.name for folder in place.site_packages.glob("*.dist-info")] == ["torch-2.13.0+cpu.dist-info"]
 
 
 def test_a_failed_installation_leaves_no_stamp_and_resumes(place):
@@ -134,7 +156,10 @@ def test_test_dependencies_are_constrained_and_stamped(place):
     assert run.commands[-1].endswith(f"-c {place.requirements} nbval>=0.11 scipy>=1.15")
     before = len(run.commands)
     env.ensure_tests(place, run)
-    assert len(run.commands) == before
+    assert len(run.commands) == before and env.is_ready(place)
+    (place.site_packages / "scipy-1.17.1.dist-info" / "INSTALLER").unlink()
+    env.ensure_tests(place, run)
+    assert len(run.commands) == before + 1 and env.missing(place, ["scipy"]) == []
 
 
 def test_a_full_disk_is_a_sentence(tmp_path):
@@ -151,6 +176,22 @@ def test_venv_that_cannot_be_made_is_a_sentence(tmp_path, monkeypatch, stderr, w
     with pytest.raises(Trouble, match=words) as trouble:
         env._make_venv(Environment(tmp_path))
     assert "install.log" not in str(trouble.value)  # which was not written yet
+
+
+@pytest.mark.parametrize(("python", "has_pip", "made"), [(True, True, 0), (True, False, 1), (False, True, 1)])
+def test_an_environment_with_pip_is_kept_and_any_other_made_anew(tmp_path, monkeypatch, python, has_pip, made):
+    here, commands = Environment(tmp_path), []
+
+    def run(command, **options):
+        commands.append(command)
+        return SimpleNamespace(returncode=int(command[0] == str(here.python) and not has_pip), stdout="", stderr="")
+
+    if python:
+        here.python.parent.mkdir(parents=True)
+        here.python.touch()
+    monkeypatch.setattr(env.subprocess, "run", run)
+    env._make_venv(here)
+    assert [command[1:4] for command in commands].count(["-m", "venv", "--clear"]) == made
 
 
 def test_the_link_survives_moving_the_repository(tmp_path):
