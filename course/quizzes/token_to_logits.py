@@ -23,7 +23,7 @@ QUIZ = (
         (
             ("The earlier layers do nothing for this answer.",
              "They may prepare what the last layer needs. Patching showed that the name has to travel first."),
-            ("Before the last layer, the head cannot read the answer off the stream.",
+            ("Before the last layer, the output head cannot read the answer off the stream.",
              "Yes, and no more than that: the information may be there in directions that the head does not read."),
             ("The answer was found by the last layer alone.",
              "It became readable there. Exchanging earlier values changes it, so they matter."),
