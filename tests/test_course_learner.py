@@ -1,9 +1,11 @@
 """The learner's copies, the server that opens them, the doctor's verdicts, the syllabus and the pins."""
 import json
 import re
+import signal
 import socket
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -153,13 +155,54 @@ def test_a_stopped_server_is_a_success(tmp_path, monkeypatch, status, outcome):
     assert lab.start(Environment(tmp_path), []) == outcome
     notification = json.loads((tmp_path / ".venv/share/jupyter/lab/settings/overrides.json").read_text())[
         "@jupyterlab/apputils-extension:notification"]
-    assert notification["fetchNews"] == "false" and notification["checkForUpdates"] is False
+    assert notification == {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
 
 
 def test_a_server_that_never_came_up_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(lab, "_run", lambda *args: 1)
     with pytest.raises(Trouble, match="delete the folder .venv"):
         lab.start(Environment(tmp_path), [])
+
+
+def test_a_server_that_fails_after_a_day_is_no_trouble_of_starting(tmp_path, monkeypatch):
+    clock = iter([0, lab.STARTUP_S + 1])
+    monkeypatch.setattr(lab, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(lab, "_run", lambda *args: 1)
+    assert lab.start(Environment(tmp_path), []) == 1
+
+
+@pytest.mark.parametrize(("port", "uid", "said"), [(8888, 1000, ""), (8889, 0, "Port 8888 is taken; using 8889.\n")])
+def test_what_the_server_is_started_with(tmp_path, monkeypatch, capsys, port, uid, said):
+    seen = []
+    monkeypatch.setattr(lab, "_run", lambda command, variables, folder: seen.append((command, variables)) or 0)
+    monkeypatch.setattr(lab, "free_port", lambda: port)
+    monkeypatch.setattr(lab.os, "geteuid", lambda: uid, raising=False)
+    lab.start(Environment(tmp_path), ["--no-browser"])
+    ((command, variables),) = seen
+    assert capsys.readouterr().out == said and f"--ServerApp.port={port}" in command
+    assert ("--allow-root" in command) == (uid == 0) and variables["JUPYTER_PREFER_ENV_PATH"] == "1"
+
+
+def test_ctrl_c_is_jupyterlabs_and_a_request_to_end_is_passed_on(tmp_path, monkeypatch):
+    class Server:
+        status, signals = 0, [signal.SIGINT, signal.SIGTERM]
+
+        def __init__(self, command, **options):
+            pass
+
+        def terminate(self):
+            self.status = -15
+
+        def wait(self):
+            signal.raise_signal(self.signals.pop(0))
+            return self.status
+
+    monkeypatch.setattr(lab.subprocess, "Popen", Server)
+    old = signal.getsignal(signal.SIGTERM)
+    try:
+        assert lab._run([], {}, tmp_path) == -15 and Server.signals == []
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 # ---- doctor ----
