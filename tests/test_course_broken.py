@@ -18,7 +18,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def documents():
-    return World(0).documents(20, seed=3)
+    return World(0).documents(40, seed=3)  # of every kind
 
 
 @pytest.mark.parametrize(
