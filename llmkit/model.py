@@ -114,7 +114,7 @@ class Transformer(nn.Module):
         """idx (B, T) int64 -> logits (B, T, V).
 
         doc_ids (B, T) numbers the documents of a packed row: tokens see only their own document, as if each had been
-        run alone. With a `cache`, idx continues the texts that the cache holds.
+        run alone. With a `cache`, idx continues the texts that the cache holds. ValueError as `check` says.
         """
         self.check(idx, cache, doc_ids)
         c, (B, T) = self.config, idx.shape
@@ -135,9 +135,9 @@ class Transformer(nn.Module):
     def check(self, idx, cache=None, doc_ids=None):
         """A ValueError that says what to do, for what `forward` cannot run.
 
-        Ids are not read on a CUDA GPU, which would have to wait for them. An id outside the vocabulary ends there in
-        "CUDA error: device-side assert triggered", perhaps only some lines later, and nothing runs on that GPU until
-        the kernel is restarted: run the same batch on the CPU to be told which id it is.
+        On a CUDA GPU ids are not looked at, since the CPU would have to wait for it. An id outside the vocabulary ends
+        there in "CUDA error: device-side assert triggered", perhaps only some lines later, and nothing runs on that GPU
+        until the kernel is restarted: run the same batch on the CPU to be told what is wrong.
         """
         if not isinstance(idx, torch.Tensor) or idx.dim() != 2 or idx.dtype != torch.int64 or idx.numel() == 0:
             found = f"{tuple(idx.shape)} {idx.dtype}" if isinstance(idx, torch.Tensor) else f"a {type(idx).__name__}"
