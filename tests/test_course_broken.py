@@ -21,9 +21,7 @@ def documents():
     return World(0).documents(40, seed=3)  # of every kind
 
 
-@pytest.mark.parametrize(
-    ("ahead", "targets"), [(0, [1, 2, 3, 4]), (1, [2, 3, 4, 5]), (2, [3, 4, 5, IGNORE_INDEX])]
-)
+@pytest.mark.parametrize(("ahead", "targets"), [(0, [1, 2, 3, 4]), (1, [2, 3, 4, 5]), (2, [3, 4, 5, IGNORE_INDEX])])
 def test_targets_stand_where_the_fault_says(ahead, targets):
     moved = broken.shifted(BATCH, ahead)
     assert moved.targets.tolist() == [targets] and torch.equal(moved.idx, BATCH.idx)

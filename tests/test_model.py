@@ -106,9 +106,10 @@ def test_generation_is_the_same_cached_naive_and_ragged(variant):
 
 
 @every_variant
-def test_the_flat_decoder_stands_aside_for_what_it_does_not_know(variant):
+def test_the_flat_decoder_takes_what_it_knows_and_stands_aside_for_the_rest(variant):
     net = model(**VARIANTS[variant])
-    assert (decoder(net, batch_size=1) is net) or variant in ("default", "yarn")
+    knows = variant in ("default", "yarn") and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    assert (decoder(net, batch_size=1) is not net) == knows
 
 
 @every_variant
