@@ -1,13 +1,14 @@
 """Intervals are those of the textbook, and a model that knows the truth has no excess loss."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy.stats import binomtest
 from torch import nn
 
-from llmkit import tasks
+from llmkit import evaluate, tasks
 from llmkit.config import preset
 from llmkit.evaluate import complete, excess_loss, score, wilson
 from llmkit.model import Transformer
@@ -68,6 +69,20 @@ def test_excess_of_a_model_that_knows_nothing(world, tokenizer):
     assert result.floor == pytest.approx(sum(d.nats for d in documents) / n_tokens)
     assert result.excess == pytest.approx(result.loss - result.floor)
     assert result.low < result.excess < result.high
+
+
+def test_the_interval_of_an_excess_holds_it_19_times_in_20(monkeypatch):
+    """Documents of any length, each dearer than the truth by 0.3 nats a token and noise that grows with its length."""
+    g, letters = torch.Generator().manual_seed(0), SimpleNamespace(encode=list, eos_id=0)
+    held = 0
+    for _ in range(1500):
+        n_tokens = torch.randint(5, 40, (80,), generator=g)  # eos included
+        excess = 0.3 * n_tokens + n_tokens * torch.randn(80, generator=g, dtype=torch.float64)
+        documents = [SimpleNamespace(text="x" * (n - 1), nats=2.0 * n) for n in n_tokens.tolist()]
+        monkeypatch.setattr(evaluate, "document_nats", lambda *_, nats=2.0 * n_tokens + excess: nats)
+        result = excess_loss(None, letters, documents)
+        held += result.low < 0.3 < result.high
+    assert 0.93 < held / 1500 < 0.97
 
 
 def test_score_counts_verified_answers(world, tokenizer):
