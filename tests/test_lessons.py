@@ -67,6 +67,21 @@ def test_a_lesson_shows_a_picture(path):
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
+def called_planned(text):
+    """Numbers of the lessons that a text calls planned: "lesson 10 (planned)", "02, attention (planned)"."""
+    return re.findall(r"\b(\d\d)\b[^.()\n]{0,30}\(planned\)", text)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_no_lesson_that_exists_is_called_planned(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    assert not set(called_planned(text)) & {lesson.stem[:2] for lesson in LESSONS}
+
+
+def test_the_rule_of_what_is_planned_sees():
+    assert called_planned("lesson 10 (planned); 02, attention (planned), and 03. It is (planned)") == ["10", "02"]
+
+
 @pytest.mark.parametrize("source", [
     "!ls", "x = !ls", "%time f()", "x = %sql select", "for i in x:\n    !ls {i}", "get_ipython().system('ls')",
     "from ipywidgets import Output\nOutput()", "widgets.interact(f, x=1)", "\n".join("abcdefghijklmnopqrstuvwxyz"),
