@@ -135,7 +135,8 @@ def test_a_deleted_copy_is_handed_out_again(desk):
     (doctor.threads(8, 2.0, "8"), "warning"), (doctor.threads(8, 2.0, "2"), "ok"),
     (doctor.network(True, False), "ok"), (doctor.network(False, False), "warning"),
     (doctor.network(None, False), "warning"), (doctor.network(False, True), "ok"),
-    (doctor.gpu(None, None), "ok"), (doctor.gpu("GPU 0", {"gpu": None, "torch": "2.13.0+cpu"}), "warning"),
+    (doctor.gpu(None, None), "ok"), (doctor.gpu("GPU 0", None), "ok"),
+    (doctor.gpu("GPU 0", {"gpu": None, "torch": "2.13.0+cpu"}), "warning"),
     (doctor.gpu("GPU 0", {"gpu": "a card", "torch": "2.13.0"}), "ok"),
     (doctor.packages(["torch"], False, None), "warning"),
     (doctor.packages([], True, {"broken": {"plotly": "ImportError"}, "torch": "2.13.0"}), "problem"),
@@ -151,6 +152,20 @@ def test_doctor_examines_a_machine_without_an_environment(tmp_path, monkeypatch)
     topics = {finding.topic: finding for finding in doctor.examine(Environment(tmp_path))}
     assert list(topics) == ["python", "platform", "venv", "memory", "disk", "threads", "gpu", "network", "packages"]
     assert "torch" in topics["packages"].text
+    assert str(topics["network"]).startswith("warning  network    pip gets no answer; the first start needs it")
+
+
+def test_doctor_examines_an_environment_that_is_complete(tmp_path, monkeypatch):
+    (tmp_path / "requirements.txt").write_text("torch==2.13.0\nresvg-py\n")
+    monkeypatch.setattr(doctor.environment, "is_ready", lambda place: True)
+    monkeypatch.setattr(machine, "pip_reaches_packages", lambda python: None)
+    findings = {finding.topic: str(finding) for finding in doctor.examine(Environment(tmp_path))}
+    assert findings["packages"].startswith("problem  packages   python cannot be loaded")  # .venv is not there
+    found = {"broken": {}, "torch": "2.13.0+cpu", "gpu": None}
+    monkeypatch.setattr(doctor, "probe_imports", lambda place: found)
+    findings = {finding.topic: str(finding) for finding in doctor.examine(Environment(tmp_path))}
+    assert findings["packages"] == "ok       packages   complete, PyTorch 2.13.0+cpu"
+    assert findings["network"].endswith("not checked, this Python has no pip; all is installed and nothing needs it")
 
 
 @pytest.mark.parametrize(("files", "quota"), [
