@@ -50,9 +50,12 @@ def test_update_replaces_the_unedited_and_keeps_the_edited(desk):
 
 def test_start_and_update_say_how_a_new_version_comes(desk, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commands, "REPO", tmp_path)
-    monkeypatch.setattr(commands.environment, "ensure", lambda place: None)
+    ensured = []
+    monkeypatch.setattr(commands.environment, "ensure", ensured.append)
     monkeypatch.setattr(commands.lab, "start", lambda place, arguments: len(arguments))
+    (desk.folder / "00_start.ipynb").unlink()
     assert commands.main(["start", "--no-browser"]) == 1 and capsys.readouterr().out == ""
+    assert len(ensured) == 1 and states(desk)["00"] == "current"
     write_lesson(desk.folder / "06_pretraining.ipynb", "mine")
     for name in desk.names():
         write_lesson(desk.source / f"{name}.ipynb", "two")
@@ -63,6 +66,9 @@ def test_start_and_update_say_how_a_new_version_comes(desk, tmp_path, monkeypatc
     commands.main(["update"])
     replaced, kept = capsys.readouterr().out.splitlines()
     assert "00_start" in replaced and "new version" in replaced and "kept; python -m course reset 06" in kept
+    assert commands.main(["reset"]) == 1 and "which lesson" in capsys.readouterr().err
+    assert commands.main(["reset", "06"]) == 0 and states(desk)["06"] == "current"
+    assert "your copy is kept in work" in capsys.readouterr().out
 
 
 def test_running_a_lesson_is_not_editing_it(desk):
