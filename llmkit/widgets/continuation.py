@@ -2,10 +2,11 @@
 
 A token is drawn, shown, and the next one drawn; the page is given time in between, so the run can be stopped. At the
 end the exact cost of the text stands beside the model's, and the first token that the town cannot write is framed.
-Two checkpoints can write side by side.
+Two checkpoints can write side by side. One continuation is there from the beginning, always the same.
 """
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,8 @@ from llmkit.widgets import svg
 from llmkit.widgets.frame import Frame, Picture
 from llmkit.world import World
 
-WIDTH, LINE, MIN_LINES, GAP = 800, 22, 5, 24
+WIDTH, LINE, MIN_LINES, GAP = 800, 22, 4, 24
+COSTS, LABEL, BAR = 60, 48, 400  # below the text: height, and the widths of a name and of the longest bar
 NOBODY = "nobody"
 EVERY_S = 0.05  # between two drawings of a run
 
@@ -36,6 +38,7 @@ class Page(NamedTuple):
     n_prompt: int
     ended: bool = False  # whether the model has closed the document
     impossible: int | None = None  # place of the first id that the town cannot write
+    nats: Mapping[str, float] = {}  # what the text costs the model and the truth, once it is judged
     verdict: str = ""
 
 
@@ -68,7 +71,7 @@ def continuation_box(
 
     frame = Frame("Continuation box", show_prompt, controls, [go, stop])
 
-    def steps() -> Iterator[None]:
+    def steps(seed: int | None = None) -> Iterator[None]:
         """One token of each model a step; ends with the verdicts."""
         state = frame.state
         names = chosen(state["checkpoint"], state.get("beside", NOBODY))
@@ -76,7 +79,7 @@ def continuation_box(
         run.stopped, go.disabled, stop.disabled = False, True, False
         try:
             drawn = time.monotonic()
-            runs = [pages(m, t, state["prompt"], state["temperature"], state["max_new_tokens"])
+            runs = [pages(m, t, state["prompt"], state["temperature"], state["max_new_tokens"], seed)
                     for m, t in zip(models, tokenizers, strict=True)]  # fmt: skip
             for sheet in together(runs):
                 if run.stopped:
@@ -95,6 +98,8 @@ def continuation_box(
 
     go.on_click(lambda _: run.start(steps()))
     stop.on_click(lambda _: run.stop())
+    for _ in steps(seed=0):  # at once: where no kernel runs, this is the picture that is left
+        pass
     return frame
 
 
@@ -147,8 +152,11 @@ class Run:
         self.stopped = True
 
 
-def pages(model, tokenizer, prompt: str, temperature: float, max_new_tokens: int, generator=None) -> Iterator[Page]:
+def pages(
+    model: Transformer, tokenizer: Tokenizer, prompt: str, temperature: float, max_new_tokens: int, seed=None
+) -> Iterator[Page]:
     """The page after each new token, the first without any. Raises ValueError where `generate` does."""
+    generator = None if seed is None else torch.Generator(model.tok_emb.weight.device).manual_seed(seed)
     ids = tuple(tokenizer.encode(prompt))
     n_prompt, idx = len(ids), torch.tensor([[tokenizer.eos_id, *ids]])
     yield Page(ids, n_prompt)
@@ -174,8 +182,9 @@ def judge(page: Page, model: Transformer, tokenizer: Tokenizer, world: World | N
     words = f"{len(page.ids) - page.n_prompt} tokens{', and the end' if page.ended else ''}. "
     words += f"The text costs the model {cost:.1f} nats"
     if world is None:
-        return page._replace(verdict=f"{words}.")
+        return page._replace(nats={"model": cost}, verdict=f"{words}.")
     nats = world.token_nats(ids, tokenizer)
+    page = page._replace(nats={"model": cost, "truth": float(nats.sum())})
     if np.isfinite(nats).all():
         whole = "a document of the town" if page.ended else "the beginning of a document of the town"
         return page._replace(verdict=f"{words}, and the truth {nats.sum():.1f}: it is {whole}.")
@@ -191,18 +200,19 @@ def draw(sheet: Sequence[Page], names: Sequence[str], tokenizers: Sequence[Token
     """One page, or two side by side under their names: the prompt plain, the model's tokens on blue."""
     width = WIDTH if len(sheet) == 1 else (WIDTH - GAP) / 2
     top = 0 if len(sheet) == 1 else LINE
-    parts, height, said = [], LINE * MIN_LINES, []
-    for k, (page, name, tokenizer) in enumerate(zip(sheet, names, tokenizers, strict=True)):
-        written, depth = write(page, tokenizer, width)
+    written = [write(page, tokenizer, width) for page, tokenizer in zip(sheet, tokenizers, strict=True)]
+    foot = top + max(LINE * MIN_LINES, *(depth for _, depth in written), 0)
+    parts, said = [], []
+    for k, (page, name, (tokens, _)) in enumerate(zip(sheet, names, written, strict=True)):
         head = [svg.text(0, 14, svg.shorten(name, width), font_weight="bold")] if top else []
-        body = svg.group(written, transform=f"translate(0 {top})")
-        parts.append(svg.group([*head, body], transform=f"translate({1 + k * (width + GAP):g} 1)"))
-        height = max(height, depth + top)
+        body = svg.group(tokens, transform=f"translate(0 {top})")
+        below = svg.group(costs(page, width), transform=f"translate(0 {svg.number(foot)})")
+        parts.append(svg.group([*head, body, below], transform=f"translate({1 + k * (width + GAP):g} 1)"))
         verdict = page.verdict or f"{len(page.ids) - page.n_prompt} tokens …"
         said.append(f"{name}: {verdict}" if top and page.ids[page.n_prompt :] else verdict if not k else "")
     texts = [tokenizer.decode(page.ids) for page, tokenizer in zip(sheet, tokenizers, strict=True)]
     label = "Continued text: " + " Beside it: ".join(texts)
-    return Picture(svg.drawing(WIDTH + 2, height, parts, label), " ".join(said).strip())
+    return Picture(svg.drawing(WIDTH + 2, foot + COSTS, parts, label), " ".join(said).strip())
 
 
 def write(page: Page, tokenizer: Tokenizer, width: float) -> tuple[list[str], float]:
@@ -228,3 +238,18 @@ def write(page: Page, tokenizer: Tokenizer, width: float) -> tuple[list[str], fl
         svg.group(labels, font_family=svg.MONO),
     ]
     return parts, y + LINE
+
+
+def costs(page: Page, width: float) -> list[str]:
+    """What the text costs the model and the truth, as bars; nothing before it is judged."""
+    if not page.nats:
+        return []
+    most = max(cost for cost in page.nats.values() if math.isfinite(cost)) or 1.0
+    parts = [svg.text(0, 14, "what the whole text costs, in nats: less is more probable", font_size=11)]
+    for k, (who, cost) in enumerate(page.nats.items()):
+        y, size = 20 + 18 * k, (min(BAR, width - 2 * LABEL) * cost / most if math.isfinite(cost) else 0)
+        parts.append(svg.text(0, y + 12, who))
+        parts.append(svg.rect(LABEL, y, size, 15, {"model": MODEL, "truth": TRUTH}[who]))
+        words = f"{cost:.1f}" if size else "∞: the town cannot write it"
+        parts.append(svg.text(LABEL + size + 4, y + 12, words))
+    return parts
