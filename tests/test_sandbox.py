@@ -17,6 +17,7 @@ from llmkit.sandbox import SandboxError, run_function
         ("    y = x * 2\n    return min(y, 5)", 4, 5),
         ('    """Doc."""\n    return -x ** 2', 3, -9),
         ("    return max(x, abs(-4)) // 3 % 2", 9, 1),
+        ("    return x ** 0 + x ** 8", 2, 257),
     ],
 )
 def test_values(body, x, value):
