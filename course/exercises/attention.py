@@ -163,8 +163,7 @@ def with_itself(att, ids):
     return sum(float(att[t, s + 1]) for t in repeated for s in range(t + 1) if ids[s] == ids[t]) / len(repeated)
 
 
-on_the_copy = counted(lambda att, t, s: att[t, s])
-before_the_copy = counted(lambda att, t, s: att[t, s - 1])
+on_the_copy, before_the_copy = counted(lambda att, t, s: att[t, s]), counted(lambda att, t, s: att[t, s - 1])
 turned = counted(lambda att, t, s: att[s + 1, t])
 last_copy = counted(lambda att, t, s: att[t, s + 1], share=lambda found: found[-1])
 total = counted(lambda att, t, s: att[t, s + 1], mean_over=lambda repeated: 1)
@@ -232,14 +231,14 @@ def split_right(part, n_head):
     return part.view(len(part), n_head, -1).transpose(0, 1)
 
 
-def heads_by(split=split_right, order=(0, 1, 2), scale=lambda C, D: math.sqrt(D), joined=True):
+def heads_by(split=split_right, order=(0, 1, 2), scale=lambda C, D: math.sqrt(D), joined=True, sees=0):
     """multi_head with one thing done otherwise."""
 
     def fn(x, w_qkv, n_head):
         T, C = x.shape
         parts = [split(x @ w.T, n_head) for w in w_qkv.chunk(3)]
         q, k, v = (parts[i] for i in order)
-        causal = torch.ones(T, T, dtype=torch.bool).tril()
+        causal = torch.ones(T, T, dtype=torch.bool).tril(sees)
         scores = q @ k.transpose(1, 2) / scale(C, C // n_head)
         out = scores.masked_fill(~causal, -math.inf).softmax(dim=-1) @ v
         return (out.transpose(0, 1) if joined else out).reshape(T, C)
@@ -250,8 +249,8 @@ def heads_by(split=split_right, order=(0, 1, 2), scale=lambda C, D: math.sqrt(D)
 cut_through_time = heads_by(lambda part, n_head: part.reshape(n_head, len(part), -1))
 every_other = heads_by(lambda part, n_head: part.view(len(part), -1, n_head).permute(2, 0, 1))
 one_head = heads_by(lambda part, n_head: part[None])
-by_model = heads_by(scale=lambda C, D: math.sqrt(C))
-exchanged, not_joined = heads_by(order=(1, 0, 2)), heads_by(joined=False)
+by_model, unscaled = heads_by(scale=lambda C, D: math.sqrt(C)), heads_by(scale=lambda C, D: 1)
+exchanged, not_joined, no_mask = heads_by(order=(1, 0, 2)), heads_by(joined=False), heads_by(sees=4)
 
 
 def check_multi_head(answer):
@@ -267,6 +266,8 @@ def check_multi_head(answer):
          "All as one head: the heads share one set of weights. Each has its own D numbers and its own softmax."),
         (not_joined(*given),
          "The heads are right, but joined the wrong way: (H, T, D) goes back to (T, H, D) before it becomes (T, C)."),
+        (no_mask(*given), "Without a mask: each token looks at what comes after it, too."),
+        (unscaled(*given), "The scores are not scaled: divide them by √D, the root of a head's numbers."),
         (by_model(*given), "Scaled by √C. A head's vectors have D = C / n_head numbers."),
         (exchanged(*given), "Queries and keys are exchanged: the first C rows of w_qkv make the queries."),
     )
@@ -292,6 +293,7 @@ MULTI_HEAD = Exercise(
         (not_joined, "joined the wrong way"),
         (by_model, "Scaled by √C"),
         (exchanged, "Queries and keys"),
+        (no_mask, "Without a mask"), (unscaled, "not scaled"),
     ),
 )
 

@@ -22,6 +22,7 @@ def check_text_nats(answer):
         (-nats, "The sign is missing: logarithms of probabilities are negative, nats are what a text costs."),
         (nats / 3, "That is nats per token, the mean. Here the whole text is asked for: the sum."),
         (nats / math.log(2), "Those are bits: the logarithm has base 2. For nats it is the natural one, math.log."),
+        (-math.log(0.5), "That is the first token alone. Does `return` stand inside the loop?"),
         (-math.log(sum(probs)), "The logarithm of a product is the sum of logarithms, not the logarithm of the sum."),
     )
     underflow = ("Multiplied out, 400 probabilities of 0.1 are 1e-400, which is 0 for a computer. "
@@ -50,6 +51,7 @@ TEXT_NATS = Exercise(
         (lambda probs: -sum(math.log(p) for p in probs) / len(probs), "per token"),
         (lambda probs: -sum(math.log2(p) for p in probs), "bits"),
         (lambda probs: -math.log(sum(probs)), "not the logarithm of the sum"),
+        (lambda probs: next(-math.log(p) for p in probs), "first token alone"),
     ),
 )
 
@@ -73,6 +75,8 @@ def check_bits_per_byte(answer):
         (1 / bits, "Upside down: that many bytes share one bit. Bits go on top, bytes below."),
         (20 / math.log(2) / 4,
          "Divided by words. How text is cut differs from model to model; its bytes are the same for all."),
+        (math.log2(20) / 15,
+         "Nats are logarithms already. They are not taken a logarithm of, only measured in another unit: divide."),
         (bits / 8, "Divided by 8 once too often: that is per bit of the file, and here it is per byte."),
     )
     characters = "Divided by characters: é is one character but two bytes in UTF-8. Encode the text, then count."
@@ -99,6 +103,7 @@ BITS_PER_BYTE = Exercise(
         (lambda nats, text: nats / math.log(2) / len(text.split()), "words"),
         (lambda nats, text: nats / math.log(2), "whole text"),
         (lambda nats, text: len(text.encode()) * math.log(2) / nats, "Upside down"),
+        (lambda nats, text: math.log2(nats) / len(text.encode()), "logarithms already"),
         (lambda nats, text: nats / math.log(2) / (8 * len(text.encode())), "per bit of the file"),
     ),
 )
@@ -122,6 +127,7 @@ def check_response_loss(answer):
          "That is the sum. With it, a long answer would weigh more than a short one for its length alone: take the "
          "mean."),
         (4.0, "That is the mean over the prompt: the mask is turned around. True marks what is learned."),
+        (-0.75, "`nats` are costs: the minus sign of -ln p is in them already."),
         (torch.tensor([1.0, 0.5]), "Those are the right tokens; now reduce them to their mean."),
         (torch.tensor([0.0, 0.0, 0.0, 1.0, 0.5]), "The prompt is zeroed, but this is still a value for each token."),
     )
@@ -156,6 +162,7 @@ RESPONSE_LOSS = Exercise(
         (lambda nats, loss_mask: nats[~loss_mask].mean(), "turned around"),
         (lambda nats, loss_mask: nats * loss_mask, "for each token"),
         (lambda nats, loss_mask: nats[loss_mask], "reduce"),
+        (lambda nats, loss_mask: -nats[loss_mask].mean(), "minus sign"),
         (from_the_first_answer, "everything after it"),
     ),
 )
@@ -177,6 +184,7 @@ def check_preference(answer):
         (2 / 3, "Rewards are not probabilities: they may be negative. Exponentiate them before you take the share."),
         (preference(2.0, 0.0),
          "The rejected reward plays no part in that. Only the difference of the two means anything."),
+        (math.e, "Those are the odds, chosen to rejected. A probability is the chosen one's share of both together."),
         (1.0, "That is the difference, or a verdict. Asked for is a probability: σ of the difference."),
         (-math.log(right), "That is the loss, -ln of it. Here the probability itself is asked for."),
     )
@@ -207,6 +215,7 @@ PREFERENCE = Exercise(
         (lambda chosen, rejected: 1 / (1 + math.exp(chosen - rejected)), "the other one"),
         (lambda chosen, rejected: chosen / (chosen + rejected), "not probabilities"),
         (lambda chosen, rejected: 1 / (1 + math.exp(-chosen)), "plays no part"),
+        (lambda chosen, rejected: math.exp(chosen - rejected), "odds"),
         (lambda chosen, rejected: float(chosen > rejected), "verdict"),
         (lambda chosen, rejected: math.log(1 + math.exp(rejected - chosen)), "the loss"),
     ),

@@ -17,6 +17,7 @@ def check_to_bytes(answer):
         [72, 105, 33],
         (["H", "i", "!"],
          "Those are the characters. Asked for are numbers, one for each byte of text.encode('utf-8')."),
+        ([b"H", b"i", b"!"], "Those are bytes objects, one for each character. Go through the bytes of the text."),
         (["48", "69", "21"], "Those are the right bytes, written in hexadecimal as text. Return them as numbers."),
         (b"Hi!", "Right, but as a bytes object. list(…) makes a list of numbers of it."),
         ([255, 254, 72, 0, 105, 0, 33, 0],
@@ -56,6 +57,7 @@ TO_BYTES = Exercise(
         (lambda text: list(text.encode("ascii", "ignore")), "dropped"),
         (lambda text: list(text.encode("ascii", "replace")), "question mark"),
         (lambda text: [f"{b:x}" for b in text.encode()], "hexadecimal"),
+        (lambda text: [c.encode() for c in text], "one for each character"),
     ),
 )
 
@@ -76,6 +78,8 @@ def check_count_pairs(answer):
         {("k", "i"): 7, ("i", "t"): 17, ("t", "e"): 5},
         ({("k", "i"): 2, ("i", "t"): 3, ("t", "e"): 1},
          "Every word was counted once. `kite` stands in the text five times, so each of its pairs does too."),
+        ({("k", "i"): 2, ("i", "t"): 10, ("t", "e"): 5},
+         "A pair's count was overwritten by that of a later word. Add to what has been counted before."),
         ({("k", "i"): 7, ("i", "t"): 5}, "The last pair of each word is missing: a word of n symbols has n - 1 pairs."),
         ({("k", "i"): 7, ("i", "t"): 17, ("t", "e"): 5, ("e", "k"): 5, ("t", "i"): 2},
          "Pairs across two words were counted. Merges stay inside a word, so that one word is always cut alike."),
@@ -135,6 +139,7 @@ COUNT_PAIRS = Exercise(
         (lambda words: tally(words, lambda w: set(pairwise(w))), "at two places"),
         (lambda words: tally(words, lambda w: w), "single symbols"),
         (across_words, "across two words"),
+        (lambda words: {p: n for word, n in words.items() for p in pairwise(word)}, "overwritten"),
     ),
 )
 
@@ -153,6 +158,7 @@ def merge_pair(ids, pair, new_id):
 def check_merge_pair(answer):
     answer([1, 2, 3, 1, 2], (1, 2), 9).should_be(
         [9, 3, 9],
+        ([1, 2, 3, 1, 2], "Nothing was merged. A slice of a list is a list, and a list never equals a tuple."),
         ([9, 3, 1, 2], "Only the first place was merged. Every place where the pair stands becomes the new id."),
         ([9, 3], "The end got lost: the last id, or pair, must come along too."),
         ([9, 2, 3, 9, 2], "The left id was replaced but the right one stayed. The two together become one."),
@@ -210,6 +216,7 @@ MERGE_PAIR = Exercise(
     ),
     wrong=(
         (first_only, "Only the first place"),
+        (lambda ids, pair, new_id: list(ids), "never equals a tuple"),
         (loses_the_end, "end got lost"),
         (uses_ids_twice, "used twice"),
         (lambda ids, pair, new_id: merge_pair(ids[::-1], pair[::-1], new_id)[::-1], "from the right"),

@@ -4,7 +4,7 @@ from course.quiz import Question
 
 QUIZ = (
     Question(
-        "In the word pair q · k, what decides *which* token is looked at, and what decides *what* is taken from it?",
+        "In attention, what decides *which* token is looked at, and what decides *what* is taken from it?",
         "b",
         (
             ("The query decides both.", "The query alone decides nothing: it is compared with the keys."),
