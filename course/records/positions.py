@@ -135,7 +135,7 @@ def measured(model: Transformer, scheme: str, seed: int, hay: Haystacks, rows: t
     return about | {"loss": loss_by_position(model, rows), "needle": needles_found(model, hay, n)}
 
 
-def make(steps: int = 500, seeds=(0, 1), n_rows: int = 16, n_needles: int = 20, say=print) -> dict:
+def make(steps: int = 500, seeds=(0, 1, 2, 3), n_rows: int = 16, n_needles: int = 20, say=print) -> dict:
     """Train and measure everything: the record."""
     world, (_, tokenizer) = World(0), checkpoint.load("draft")
     hay, held_out = Haystacks(world, tokenizer, 1, 8000), Haystacks(world, tokenizer, 2, 400)
