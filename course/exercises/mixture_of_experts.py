@@ -34,6 +34,9 @@ WRONG_COUNTS = (
     (counted(router=lambda C, E, k: (0, 0)),
      "The router is missing: a matrix with a row of d_model numbers for each expert."),
     (counted(matrices=2), "Two matrices an expert. A SwiGLU has three: gate, up and down."),
+    (counted(matrices=1), "One matrix an expert. A SwiGLU has three: gate, up and down."),
+    (counted(router=lambda C, E, k: (C * E, 0)),
+     "The router was counted once, among all parameters. Each token makes use of it as well: of all its rows."),
     (counted(router=lambda C, E, k: (C * E, C * k)),
      "Only a part of the router was counted as active. To find the best k experts it scores all of them."),
     (counted(experts=lambda E, k: (E, E)), "All experts were counted as active. A token is sent to n_active of them."),
@@ -106,6 +109,11 @@ WRONG_WEIGHTS = (
     (lambda logits, k: to_one(logits * marked(logits, k)),
      "The logits themselves were divided by their sum. They can be negative; take the softmax."),
     (lambda logits, k: expert_weights(logits, 1), "Only the best expert was kept. There are k."),
+    (lambda logits, k: to_one(logits.softmax(dim=-1).topk(k).values),
+     "These are the weights of the chosen alone, (N, k). Put each back into its expert's column, with 0 in the others: "
+     "(N, E)."),
+    (lambda logits, k: torch.where(marked(logits, k) > 0, logits.softmax(dim=-1), -torch.inf).softmax(dim=-1),
+     "The softmax was taken twice, the second time of probabilities. Divide what is left by its sum."),
 )  # fmt: skip
 
 
@@ -199,6 +207,17 @@ def find_room(experts, n_expert, room):
     return kept
 
 
+def first_that_fits(experts, n_expert, room):
+    """As find_room, but a token takes one place at most."""
+    kept, taken = torch.zeros_like(experts, dtype=torch.bool), [0] * n_expert
+    for token, choices in enumerate(experts.tolist()):
+        slot = next((slot for slot, e in enumerate(choices) if taken[e] < room), None)
+        if slot is not None:
+            kept[token, slot] = True
+            taken[choices[slot]] += 1
+    return kept
+
+
 WRONG_ROOMS = (
     (lambda experts, E, room: find_room(experts, E, room + 1),
      "One too many: an expert that has `room` tokens takes no other."),
@@ -215,6 +234,8 @@ WRONG_ROOMS = (
      "Everything after the first `room` tokens was dropped. Each expert counts its own."),
     (lambda experts, E, room: (experts.flatten().bincount(minlength=E) <= room)[experts],
      "Experts with too many tokens serve nobody here. They serve the first `room`."),
+    (lambda experts, E, room: first_that_fits(experts, E, room),
+     "A token's second choice was not asked once its first had room. Each choice is an assignment of its own."),
     (lambda experts, E, room: ~find_room(experts, E, room), "Turned round: True is for those that find room."),
 )  # fmt: skip
 

@@ -74,39 +74,44 @@ def log_huber(predicted, measured, delta):
     return total
 
 
-def summed(predicted, measured, off_of, piece):
-    return sum(piece(off_of(p, m)) for p, m in zip(predicted, measured, strict=True))
+def pieces(off_of=lambda p, m: abs(math.log(p / m)), parabola=lambda off, delta: off**2 / 2,
+           line=lambda off, delta: delta * (off - delta / 2)):  # fmt: skip
+    """log_huber with another difference, or another piece of the loss."""
+
+    def total(predicted, measured, delta):
+        offs = [off_of(p, m) for p, m in zip(predicted, measured, strict=True)]
+        return sum(parabola(off, delta) if off <= delta else line(off, delta) for off in offs)
+
+    return total
 
 
-def in_logs(p, m):
-    return abs(math.log(p / m))
-
-
-def huber_piece(delta):
-    return lambda off: off**2 / 2 if off <= delta else delta * (off - delta / 2)
-
-
-HUBERS = {  # what other answers compute, with their sentence
-    "squares alone": (lambda p, m, delta: summed(p, m, in_logs, lambda off: off**2 / 2),
-                      "Squares alone: one run that went wrong would bend the law. Beyond delta the loss grows as a "
-                      "straight line."),
-    "without logarithms": (lambda p, m, delta: summed(p, m, lambda a, b: abs(a - b), huber_piece(delta)),
-                           "The difference was taken without logarithms: small models, whose losses are large, would "
-                           "count for more."),
-    "absolute values": (lambda p, m, delta: summed(p, m, in_logs, lambda off: delta * off),
-                        "Absolute values throughout. Within delta the loss is a parabola."),
-    "jump": (lambda p, m, delta: summed(p, m, in_logs, lambda off: off**2 / 2 if off <= delta else delta * off),
-             "There is a jump at delta: the line must start where the parabola ends, so it is delta (off - delta/2)."),
-    "half": (lambda p, m, delta: summed(p, m, in_logs, lambda off: off**2 if off <= delta else delta * (2*off - delta)),
-             "Twice too much: the parabola is off²/2, with the half."),
-    "mean": (lambda p, m, delta: log_huber(p, m, delta) / len(p),
-             "That is the mean. Here the sum over the runs is asked for."),
-}  # fmt: skip
+WRONG_HUBERS = (
+    (pieces(line=lambda off, delta: off**2 / 2),
+     "Squares alone: one run that went wrong would bend the law. Beyond delta the loss grows as a straight line."),
+    (pieces(off_of=lambda p, m: abs(p - m)),
+     "The difference was taken without logarithms: small models, whose losses are large, would count for more."),
+    (pieces(parabola=lambda off, delta: delta * off, line=lambda off, delta: delta * off),
+     "Absolute values throughout. Within delta the loss is a parabola."),
+    (pieces(line=lambda off, delta: delta * off),
+     "There is a jump at delta: the line must start where the parabola ends, so it is delta (off - delta/2)."),
+    (pieces(parabola=lambda off, delta: off**2, line=lambda off, delta: delta * (2 * off - delta)),
+     "Twice too much: the parabola is off²/2, with the half."),
+    (lambda p, m, delta: log_huber(p, m, delta) / len(p),
+     "That is the mean. Here the sum over the runs is asked for."),
+    (pieces(off_of=lambda p, m: math.log(p / m)),
+     "The difference has kept its sign: where the law predicts too little it is negative, so never above delta. Take "
+     "its absolute value first."),
+    (pieces(line=lambda off, delta: delta * off - delta / 2),
+     "The brackets are missing: delta * (off - delta/2), so that the line starts where the parabola ends."),
+    (pieces(off_of=lambda p, m: abs(p / m - 1)),
+     "That is the relative difference, predicted/measured - 1. It is nearly the same near 0, but calls twice too much "
+     "worse than half of it."),
+)  # fmt: skip
 
 
 def check_log_huber(answer):
-    case = [2.0, 1.0, 0.5], [2.1, 2.0, 0.5], 0.1
-    mistakes = [(wrong(*case), message) for wrong, message in HUBERS.values()]
+    case = [2.0, 1.0, 0.5, 3.0], [2.1, 2.0, 0.5, 1.5], 0.1
+    mistakes = [(wrong(*case), message) for wrong, message in WRONG_HUBERS]
     answer(*case).should_be(log_huber(*case), *mistakes)
     answer([3.0], [3.0], 0.001).should_be(0.0)
 
@@ -123,12 +128,8 @@ LOG_HUBER = Exercise(
         "math.log(p) - math.log(m) is off without its sign. Then one of two formulas, by its size.",
         "off ** 2 / 2 if off <= delta else delta * (off - delta / 2), summed over zip(predicted, measured)",
     ),
-    wrong=tuple((wrong, message) for (wrong, _), message in zip(
-        HUBERS.values(),
-        ("Squares alone", "without logarithms", "Absolute values", "a jump", "Twice too much", "the mean"),
-        strict=True,
-    )),
-)  # fmt: skip
+    wrong=WRONG_HUBERS,
+)
 
 # ---- 3. when does a small model pay? ----
 
@@ -142,7 +143,9 @@ def check_break_even(answer):
     answer(*case).should_be(
         3 * 4e19 / 1e9,
         (4e19 / 1e9,
-         "A token served was charged like a token trained on, 6 N. Serving has no backward pass: 2 N."),
+         "A token served and a token trained on were charged alike. Training costs 6 N a token; serving, which has no "
+         "backward pass, 2 N."),
+        (4e19 / 2e9, "The 6 is missing: each token trained on costs 6 FLOPs for every parameter."),
         (-3 * 4e19 / 1e9, "A negative number of tokens: the small model costs more to train and less to serve, so take "
                           "(its training minus the other's) over (the other's serving minus its own)."),
         (4e19 / 3e9, "The costs changed places: training is 6 N D, serving is 2 N a token, so their ratio is 3."),
@@ -167,7 +170,8 @@ BREAK_EVEN = Exercise(
         "S = 3 * (n_small * d_small - n_large * d_large) / (n_large - n_small)",
     ),
     wrong=(
-        (lambda n, d, N, D: (n * d - N * D) / (N - n), "like a token trained on"),
+        (lambda n, d, N, D: (n * d - N * D) / (N - n), "charged alike"),
+        (lambda n, d, N, D: (n * d - N * D) / 2 / (N - n), "6 is missing"),
         (lambda n, d, N, D: 3 * (N * D - n * d) / (N - n), "negative number"),
         (lambda n, d, N, D: (n * d - N * D) / 3 / (N - n), "changed places"),
         (lambda n, d, N, D: 3 * n * d / (N - n), "not free"),
@@ -202,6 +206,11 @@ def check_best_size(answer):
         ),
         (ratio ** (1 / 0.75) * flops ** (beta / 0.75), "The 6 is missing: N times D is the budget over 6."),
         (ratio * (flops / 6) ** (beta / 0.75), "The first factor needs its root, too: 1 / (alpha + beta)."),
+        (
+            (beta * A / (alpha * B)) ** (1 / 0.75) * (flops / 6) ** (beta / 0.75),
+            "Each term brings down its own exponent: alpha A and beta B, not beta A and alpha B.",
+        ),
+        (ratio * (flops / 6) ** beta, "That is N^(alpha + beta). Take the root of it."),
         (math.sqrt(flops / 6), "That is N = D. The best split depends on the law."),
         ((1 / ratio) ** (1 / 0.75) * (flops / 6) ** (alpha / 0.75), "That is the best D."),
         (
@@ -229,6 +238,8 @@ BEST_SIZE = Exercise(
         (lambda A, B, a, b, c: (a * A / (b * B)) ** (1 / (a + b)) * (c / 6) ** (a / (a + b)), "the one of D"),
         (lambda A, B, a, b, c: (a * A / (b * B)) ** (1 / (a + b)) * c ** (b / (a + b)), "6 is missing"),
         (lambda A, B, a, b, c: a * A / (b * B) * (c / 6) ** (b / (a + b)), "needs its root"),
+        (lambda A, B, a, b, c: (b * A / (a * B)) ** (1 / (a + b)) * (c / 6) ** (b / (a + b)), "its own exponent"),
+        (lambda A, B, a, b, c: a * A / (b * B) * (c / 6) ** b, "Take the root"),
         (lambda A, B, a, b, c: math.sqrt(c / 6), "N = D"),
         (lambda A, B, a, b, c: (b * B / (a * A)) ** (1 / (a + b)) * (c / 6) ** (a / (a + b)), "the best D"),
         (lambda A, B, a, b, c: (b * B / (a * A)) ** (1 / (a + b)) * (c / 6) ** (b / (a + b)), "upside down"),
