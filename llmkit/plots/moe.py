@@ -18,7 +18,7 @@ RUNS = ((MODEL, "o", "-"), (NEXT, "s", "-"), (NEW, "^", "-"), (DRAWN, "D", "--")
 
 def loads(histories: Mapping[str, np.ndarray]) -> Figure:
     """What share of a layer's tokens each expert got, step by step (S, E), one panel a run: a band for each expert."""
-    figure = Figure(figsize=(1 + 2.4 * len(histories), 2.7), layout="constrained")
+    figure = Figure(figsize=(1 + 2.6 * len(histories), 2.7), layout="constrained")
     panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
     for axes, (name, history) in zip(panels, histories.items(), strict=True):
         history = np.asarray(history)
@@ -30,16 +30,13 @@ def loads(histories: Mapping[str, np.ndarray]) -> Figure:
         below = np.cumsum(history[-1]) - history[-1]
         for expert, share in enumerate(history[-1]):
             if share >= 0.08:
-                ink = "white" if expert < n_expert / 2 else "black"
-                axes.text(0.985 * n_steps, below[expert] + share / 2, f"{expert}: {share:.0%}", fontsize=7, color=ink,
-                          ha="right", va="center")  # fmt: skip
+                axes.text(1.02 * n_steps, below[expert] + share / 2, f"{expert}: {share:.0%}", fontsize=7, va="center")
     panels[0].set_ylabel("share of the tokens")
     return figure
 
 
 def who_goes_where(tables: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """For each panel, rows by name: the share of the row's tokens that each expert got (E,), in percent. The colour is
-    neutral at an even share."""
+    """For each panel, rows by name: the share of the row's tokens that each expert got (E,), in percent."""
     rows = max(len(table) for table in tables.values())
     figure = Figure(figsize=(1.5 + 3.6 * len(tables), 0.9 + 0.33 * rows), layout="constrained")
     panels = figure.subplots(1, len(tables), squeeze=False)[0]

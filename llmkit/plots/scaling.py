@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from llmkit.plots import MODEL, NEW, NEXT, TRUTH, short
 from llmkit.scaling import Law, isoflop
 
-LOSSES = (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 2.5, 3, 4, 5)
+LOSSES = (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7, 10)
 ESTIMATES = (MODEL, NEXT, NEW)  # several laws for the same runs, in their order
 
 

@@ -232,7 +232,9 @@ def _isoflop(x: float, table, budget: float, best_n: float, n: float, floor: flo
     up = 0.95 * min(floor, float(low.min())), 1.05 * float(curves[0].max())
     axes = Axes(x, (sizes[0], sizes[-1]), up)
     ticks = _powers(*up, (1, 1.5, 2, 3, 5, 7)) or [up[0] * 1.1]
-    parts = axes.frame(f"loss by size, at {budget:.1e} FLOPs", "parameters N", _powers(*axes.across), ticks, _plain)
+    parts = axes.frame(
+        f"loss by size, at {budget:.1e} FLOPs", "parameters N", _powers(*axes.across, (1, 3)), ticks, _plain
+    )
     parts += [axes.line(axes.across, (floor, floor), TRUTH, stroke_width=1.5, stroke_dasharray="5 3")]
     parts += [axes.band(sizes, low, high, MODEL), axes.line(sizes, curves[0], MODEL, stroke_width=2.0)]
     ends = [min(max(float(end[0]), sizes[0]), sizes[-1]) for end in band(best_sizes(table, np.array([budget])))]
@@ -259,7 +261,7 @@ def _deployment(x: float, fit: Law, goal: float, best_n: float, n: float, served
     up = least / 30, least * 30
     axes = Axes(x, (sizes[0], sizes[-1]), up)
     title = f"FLOPs for a loss of {goal:.3f}"
-    parts = axes.frame(title, "parameters N", _powers(*axes.across), _powers(*up), _tick)
+    parts = axes.frame(title, "parameters N", _powers(*axes.across, (1, 3)), _powers(*up), _tick)
     parts.append(axes.line(sizes, training, MODEL, stroke_width=1.5, stroke_dasharray="4 3"))
     parts.append(axes.line(sizes, serving, DRAWN, stroke_width=2.0, stroke_dasharray="2 3") if served else "")
     parts.append(axes.line(sizes, training + serving, "currentColor", stroke_width=2.0))
