@@ -3,6 +3,7 @@
 In the main thread of Linux and macOS an interval timer's signal raises TimeUp inside the function. A bare `except` in a
 loop swallows that. So each later alarm also traces the function and raises once more n lines on, where n grows from
 alarm to alarm: sooner or later it strikes outside of every `try`. The first one does not, so that `with` blocks close.
+None is raised in a callback of the garbage collector, which happens to run inside the function: it would be lost there.
 
 Elsewhere (Windows, other threads) the function runs in a thread of its own under sys.settrace. When its time is up, the
 trace function never returns, which nothing can swallow: the thread sleeps for ever, at no cost, and the caller goes on.
@@ -11,6 +12,7 @@ Neither can stop a single call into C that never returns, such as sum(itertools.
 """
 
 import contextlib
+import gc
 import inspect
 import io
 import linecache
@@ -78,15 +80,15 @@ def _with_alarm(fn, args, seconds) -> tuple[Any, BaseException | None, list[Plac
     def trace(frame, event, arg):
         nonlocal skip
         if event == "line" and not done:
-            if skip == 0:
+            if skip == 0 and not _collecting(frame):
                 raise TimeUp
-            skip -= 1
+            skip = max(skip - 1, 0)
         return trace
 
     def on_alarm(number, frame):
         nonlocal alarms, skip, places
         inside = list(_frames(frame, until=_with_alarm))
-        if done or not inside:  # the function has just ended, or not begun
+        if done or not inside or _collecting(frame):  # the function has just ended, or not begun
             return
         alarms += 1
         if alarms == 1:
@@ -127,6 +129,12 @@ def _frames(frame: FrameType | None, until: Callable) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
+def _collecting(frame: FrameType | None) -> bool:
+    """Whether `frame` belongs to a callback of the garbage collector."""
+    callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+    return any(f.f_code in callbacks for f in _frames(frame, until=_with_alarm))
+
+
 # ---- with a trace function ----
 
 
@@ -135,8 +143,9 @@ def _in_a_thread(fn, args, seconds) -> tuple[Any, BaseException | None, list[Pla
     value = error = None
 
     def trace(frame, event, arg):
-        if time_is_up.is_set() and not any("importlib" in f.f_code.co_filename for f in _frames(frame, until=work)):
-            threading.Event().wait()  # for ever, but not while holding the lock of an import
+        importing = (f for f in _frames(frame, until=work) if "importlib" in f.f_code.co_filename)
+        if time_is_up.is_set() and not any(importing) and not _collecting(frame):
+            threading.Event().wait()  # for ever, but not while holding the lock of an import or of the collector
         return trace
 
     def work():

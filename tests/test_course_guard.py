@@ -1,6 +1,7 @@
 """A learner's function always comes back, in both ways of stopping one, and leaves nothing behind."""
 
 import contextlib
+import gc
 import io
 import signal
 import sys
@@ -128,6 +129,38 @@ def test_a_stopped_function_does_not_go_on(run):
     before = len(beats)
     time.sleep(0.05)
     assert len(beats) == before > 0
+
+
+@both
+def test_a_callback_of_the_garbage_collector_is_left_alone(run):
+    interrupted, collections = [], []
+
+    def slow(phase, info):
+        collections.append(phase)
+        try:
+            for _ in range(1000):
+                pass
+        except BaseException as error:
+            interrupted.append(error)
+
+    def collect_for_ever():
+        while True:
+            with contextlib.suppress(BaseException):
+                gc.collect(0)
+
+    gc.callbacks.append(slow)
+    try:
+        assert run(collect_for_ever).timed_out
+        for _ in range(500):  # a thread may be in the middle of one collection, and ends it
+            time.sleep(0.01)
+            before = len(collections)
+            gc.collect(0)
+            if len(collections) == before + 2:
+                break
+        assert len(collections) == before + 2  # the collector is free again
+    finally:
+        gc.callbacks.remove(slow)
+    assert not interrupted
 
 
 @both
