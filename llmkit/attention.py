@@ -73,9 +73,10 @@ def fused_attention(q, k, v, mask=None):
     """
     if q.shape[2] == 1:  # decoding: a group's queries see the same keys, so they can be one head's G queries
         q = q.view(k.shape[0], k.shape[1], -1, k.shape[3])  # (B, K, G, D)
-        if mask is not None and mask.shape[1] > 1:  # one for each query head
-            mask = mask.view(-1, *q.shape[1:3], mask.shape[3])  # (B or 1, K, G, S)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).view(k.shape[0], -1, 1, k.shape[3])
+        if mask is not None and mask.dim() > 2 and mask.shape[-3] > 1:  # one for each query head
+            mask = mask.unflatten(-3, q.shape[1:3]).squeeze(-2)  # ([B or 1,] K, G, S)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # on CUDA perhaps laid out as (B, G, K, D)
+        return out.reshape(k.shape[0], -1, 1, k.shape[3])  # (B, H, 1, D)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
 
 

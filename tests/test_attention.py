@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,6 +71,27 @@ def test_one_new_token_sees_every_key(n_kv_head):
     out, att = attention(q, k, v)
     assert (att > 0).all()
     torch.testing.assert_close(fused_attention(q, k, v), out)
+
+
+def test_one_new_token_in_the_layout_of_cudas_kernels(monkeypatch):
+    """The memory-efficient one returns a view of (B, T, H, D) memory, so that heads and queries cannot be joined."""
+    kernel, (q, k, v) = F.scaled_dot_product_attention, qkv(t=1, s=9)
+
+    def efficient(*args, **kwargs):
+        return kernel(*args, **kwargs).transpose(1, 2).contiguous().transpose(1, 2)
+
+    meta = [x.to("meta") for x in (q.view(2, 2, 2, 8), k, v)]
+    theirs, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(*meta, None, False)
+    assert efficient(q.view(2, 2, 2, 8), k, v).stride() == theirs.stride()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", efficient)
+    torch.testing.assert_close(fused_attention(q, k, v), attention(q, k, v)[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (4, 1, 9), (1, 4, 1, 9), (2, 1, 1, 9), (2, 4, 1, 9)], ids=str)
+def test_one_new_token_under_masks_of_any_shape(shape):
+    q, k, v = qkv(t=1, s=9)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    torch.testing.assert_close(fused_attention(q, k, v, mask), attention(q, k, v, mask)[0])
 
 
 def test_each_query_head_reads_its_own_group():
