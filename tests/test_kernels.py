@@ -50,6 +50,17 @@ def test_rms_norm(shape):
     assert gradcheck(lambda x, w: rms_norm(x, w, 1e-3), (x, weight))
 
 
+@pytest.mark.parametrize("trains", [False, True])
+def test_rms_norm_in_bfloat16_puts_no_whole_row_wrong(trains):
+    x, weight = randn(500, 64).detach().bfloat16(), torch.ones(64)
+    exact = F.rms_norm(x.double(), (64,), eps=1e-6)
+    with torch.set_grad_enabled(trains):
+        ours = rms_norm(x, weight, 1e-6)
+    assert ours.dtype == torch.bfloat16
+    size = (ours.double() * exact).sum(-1) / exact.square().sum(-1)  # 1 but for the rounding of the single numbers
+    assert (size - 1).abs().mean() < 1e-3
+
+
 def test_swiglu():
     gate_up = randn(2, 3, 10)
     gate, up = gate_up.chunk(2, dim=-1)
