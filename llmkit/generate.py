@@ -78,15 +78,19 @@ def generate_ragged(
 
     Greedy output is that of each prompt alone; the longest prompt must leave room for `max_new_tokens`.
     """
-    if not len(prompts) or not all(isinstance(p, Tensor) and p.ndim == 1 and len(p) for p in prompts):
-        raise ValueError("prompts must be a non-empty list of 1-D tensors with at least one id each (start with eos)")
+    if not len(prompts) or not all(
+        isinstance(p, Tensor) and p.ndim == 1 and len(p) and p.dtype == torch.int64 for p in prompts
+    ):
+        raise ValueError(
+            "prompts must be a non-empty list of 1-D int64 tensors with at least one id each (start with eos)"
+        )
     lengths = [len(prompt) for prompt in prompts]
     idx = torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)  # (B, T); what pads is never looked at
     _check(model, idx, max_new_tokens, sampling)
-    tokens = list(_decode(model, idx, lengths, max_new_tokens, eos_id, sampling))
+    tokens = [token.tolist() for token in _decode(model, idx, lengths, max_new_tokens, eos_id, sampling)]
     texts = []
     for row, prompt in enumerate(prompts):
-        new = [int(token[row]) for token in tokens]
+        new = [token[row] for token in tokens]
         new = new[: new.index(eos_id) + 1] if eos_id in new else new
         texts.append(torch.cat([prompt, prompt.new_tensor(new)]))
     return texts

@@ -84,10 +84,7 @@ def filter_logits(
     Raises ValueError for a bad parameter, and for a row that has no largest finite logit (NaN, +inf, or all -inf).
     """
     check_parameters(temperature, top_k, top_p, min_p)
-    if not logits.is_floating_point() or logits.ndim == 0 or logits.shape[-1] == 0:
-        raise ValueError(f"logits must be floating (..., V) with V ≥ 1, not {logits.dtype} {tuple(logits.shape)}")
-    if not logits.amax(-1).isfinite().all():  # NaN and +inf reach the maximum; -inf is there only if all are masked
-        raise ValueError("a row of logits holds NaN or +inf, or every token of it is masked: nothing can be drawn")
+    _check_logits(logits)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     logits = scale_temperature(logits, temperature)
     if top_k is not None:
@@ -107,13 +104,22 @@ def sample(
     min_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw one token a row: (..., V) -> (...) int64. Temperature 0 is the argmax and uses no randomness."""
+    """Draw one token a row: (..., V) -> (...) int64. Temperature 0 is the argmax and uses no randomness.
+    ValueError as in `filter_logits`."""
     if temperature == 0:
         check_parameters(temperature, top_k, top_p, min_p)
+        _check_logits(logits)
         return logits.argmax(-1)  # every filter keeps it
     probs = filter_logits(logits, temperature, top_k, top_p, min_p).softmax(-1)
     draws = torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1, generator=generator)  # (rows, 1)
     return draws.view(probs.shape[:-1])
+
+
+def _check_logits(logits: Tensor) -> None:
+    if not logits.is_floating_point() or logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits must be floating (..., V) with V ≥ 1, not {logits.dtype} {tuple(logits.shape)}")
+    if not logits.amax(-1).isfinite().all():  # NaN and +inf reach the maximum; -inf is there only if all are masked
+        raise ValueError("a row of logits holds NaN or +inf, or every token of it is masked: nothing can be drawn")
 
 
 def _is(kind: type, value) -> bool:

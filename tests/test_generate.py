@@ -180,7 +180,15 @@ def test_bad_parameters_raise_before_anything_runs(bad):
 
 
 @pytest.mark.parametrize(
-    "prompts", [[], [[1, 2], [3]], [torch.zeros(0, dtype=torch.int64)], [torch.zeros(1, 2, dtype=torch.int64)]]
+    "prompts",
+    [
+        [],
+        [[1, 2], [3]],
+        [torch.zeros(0, dtype=torch.int64)],
+        [torch.zeros(1, 2, dtype=torch.int64)],
+        [torch.tensor([1, 2]), torch.tensor([True])],
+        [torch.tensor([1, 2]), torch.tensor([3.0])],
+    ],
 )
 def test_bad_ragged_prompts_are_named(prompts):
     with pytest.raises(ValueError, match="prompts must be"):
@@ -192,6 +200,10 @@ def test_damaged_weights_are_an_error_even_when_greedy():
     model.norm_f.weight.data[0] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
         generate(model, prompts_of(3)[0][None], 3, temperature=0)
+    model, idx = make_model(), prompts_of(3)[0][None]
+    model.tok_emb.weight.data[generate(model, idx, 1, temperature=0)[0, -1]] = float("nan")  # seen when it is read
+    with pytest.raises(ValueError, match="NaN"):
+        generate(model, idx, 3, temperature=0)
 
 
 def test_the_model_trains_after_generating_and_on_what_it_generated():

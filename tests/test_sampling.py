@@ -143,11 +143,15 @@ def test_bad_parameters_are_named(bad, named):
 
 @pytest.mark.parametrize("row", [[float("nan"), 0.0], [float("inf"), 0.0], [NEG_INF, NEG_INF]])
 def test_a_row_without_a_distribution_is_an_error(row):
-    with pytest.raises(ValueError, match="logits"):
-        filter_logits(torch.tensor([[0.0, 0.0], row]))
+    for function in (filter_logits, sample):
+        for temperature in (1.0, 0):
+            with pytest.raises(ValueError, match="row of logits"):
+                function(torch.tensor([[0.0, 0.0], row]), temperature)
 
 
 @pytest.mark.parametrize("logits", [torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 0), torch.tensor(1.0)])
 def test_bad_logits_are_named(logits):
-    with pytest.raises(ValueError, match="logits"):
-        filter_logits(logits)
+    for function in (filter_logits, sample):
+        for temperature in (1.0, 0):
+            with pytest.raises(ValueError, match="logits must be"):
+                function(logits, temperature)
