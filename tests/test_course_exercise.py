@@ -60,6 +60,8 @@ def encode_by_rank(ids, merges):
     ("tokenization.count_pairs", lambda words: {p: sum(n * list(zip(w, w[1:], strict=False)).count(p)
                                                        for w, n in words.items())
                                                 for w in words for p in zip(w, w[1:], strict=False)}),
+    ("tokenization.merge_pair", lambda ids, pair, new_id: [ord(c) for c in "".join(map(chr, ids)).replace(
+        "".join(map(chr, pair)), chr(new_id))]),
     ("tokenization.encode", encode_by_rank),
     ("attention.mask", lambda t, s: torch.tensor([[key <= s - t + query for key in range(s)] for query in range(t)])),
     ("attention.weights", lambda q, k, mask: ((q / q.shape[1] ** 0.5) @ k.T + mask.log()).softmax(1)),
@@ -70,6 +72,8 @@ def encode_by_rank(ids, merges):
     ("pretraining.cut", lambda stream, T: [part.unfold(0, T, T) for part in (stream[:-1], stream[1:])]),
     ("pretraining.document_mask", lambda ids: torch.tensor([[s <= t and ids[s] == ids[t] for s in range(len(ids))]
                                                             for t in range(len(ids))])),
+    ("pretraining.learning_rate", lambda step, peak, warmup, steps: peak * min(
+        (step + 1) / warmup, math.cos(math.pi / 2 * max(0, step - warmup) / (steps - warmup)) ** 2)),
     ("pretraining.excess", lambda model, floor, n: float((torch.tensor(model) - torch.tensor(floor)).sum()
                                                          / (torch.tensor(n) + 1).sum())),
     ("token_to_logits.lens", lambda x, weight, eps, table: (x * weight) @ table.T * (x @ x / len(x) + eps) ** -0.5),

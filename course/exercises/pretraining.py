@@ -32,7 +32,8 @@ def check_cut(answer):
         ((torch.tensor([[10, 11], [13, 14], [16, 17]]), torch.tensor([[11, 12], [14, 15], [17, 18]])),
          "Rows of T were cut first and shifted after, which leaves T - 1. Shift the stream, then cut both."),
     )
-    overrun = "When the stream fills its rows exactly, it fails: the last id has no next one, so the last row must go."
+    overrun = ("It fails for 9 ids. The last has no next one, so 8 can be read: two rows of 3, and what is left over "
+               "is dropped.")
     exact = answer(stream[:9], 3, errors={RuntimeError: overrun, ValueError: overrun, IndexError: overrun})
     exact.should_be(
         (idx[:2], idx[:2] + 1),
@@ -41,25 +42,10 @@ def check_cut(answer):
     )
 
 
-def cut_too_many(stream, context_length):
-    n = len(stream) // context_length
-    return stream[: n * context_length].view(n, -1), stream[1 : n * context_length + 1].view(n, -1)
-
-
 def cut_apart(stream, context_length):
     n = len(stream) // (context_length + 1)
     rows = stream[: n * (context_length + 1)].view(n, context_length + 1)
     return rows[:, :-1], rows[:, 1:]
-
-
-def shift_rows(stream, context_length):
-    rows = stream[: len(stream) // context_length * context_length].view(-1, context_length)
-    return rows[:, :-1], rows[:, 1:]
-
-
-def roll(stream, context_length):
-    n = len(stream) // context_length * context_length
-    return stream[:n].view(-1, context_length), stream.roll(-1)[:n].view(-1, context_length)
 
 
 CUT = Exercise(
@@ -80,10 +66,11 @@ CUT = Exercise(
         (lambda stream, context_length: (cut(stream, context_length)[0],) * 2, "learn to copy"),
         (lambda stream, context_length: cut(stream, context_length)[::-1], "exchanged"),
         (lambda stream, context_length: [t[:-1] for t in cut(stream, context_length)], "row is missing"),
-        (cut_too_many, "it fails: the last id"),
+        (lambda stream, T: [part.view(-1, T) for part in (stream[:-1], stream[1:])], "fails for 9 ids"),
+        (lambda ids, T: [part[: len(ids) // T * T].view(-1, T) for part in (ids, ids[1:])], "fails for 9 ids"),
         (cut_apart, "T + 1 apart"),
-        (shift_rows, "leaves T - 1"),
-        (roll, "circle"),
+        (lambda ids, T: [ids[: len(ids) // T * T].view(-1, T)[:, k : T - 1 + k] for k in (0, 1)], "leaves T - 1"),
+        (lambda ids, T: [part[: len(ids) // T * T].view(-1, T) for part in (ids, ids.roll(-1))], "circle"),
     ),
 )
 
@@ -101,7 +88,8 @@ def check_document_mask(answer):
     same_document = doc_ids[:, None] == doc_ids[None, :]
     causal = torch.ones(5, 5, dtype=torch.bool).tril()
     mask = same_document & causal
-    answer(doc_ids).should_be(
+    no_bools = "tril() of torch.ones gives floats, and & joins only True and False: ask for ones of dtype=torch.bool."
+    answer(doc_ids, errors={NotImplementedError: no_bools}).should_be(
         mask,
         (same_document,
          "Within a document every place sees the whole of it, the future too: the model could copy the answer."),
@@ -110,7 +98,8 @@ def check_document_mask(answer):
         (~mask, "True and False are exchanged. Here True means that looking is allowed."),
         (same_document & causal.tril(-1),
          "A place must see itself too. Without it the first row has nothing to look at, and its softmax is nan."),
-        (same_document | causal, "Joined by `or`: either would be enough. Both must hold, so it is `and`."),
+        (same_document | causal,
+         "Its own document, or anything earlier: that lets either be enough. Both must hold, so join them with &."),
         (mask.float(), "Right, but in ones and zeros. A mask is of bools: compare, and join with &."),
         (torch.where(mask, 0.0, -math.inf),
          "Those are numbers to add to the scores. Asked for is the bool mask behind them."),
@@ -141,7 +130,8 @@ DOCUMENT_MASK = Exercise(
         (lambda doc_ids: document_mask(doc_ids).T, "on its side"),
         (lambda doc_ids: ~document_mask(doc_ids), "exchanged"),
         (lambda doc_ids: document_mask(doc_ids).tril(-1), "see itself"),
-        (lambda doc_ids: (doc_ids[:, None] == doc_ids) | causal_only(doc_ids), "Joined by `or`"),
+        (lambda doc_ids: (doc_ids[:, None] == doc_ids) | causal_only(doc_ids), "either be enough"),
+        (lambda doc_ids: (doc_ids[:, None] == doc_ids) & torch.ones(len(doc_ids), len(doc_ids)).tril(), "gives floats"),
         (lambda doc_ids: document_mask(doc_ids).float(), "ones and zeros"),
         (lambda doc_ids: torch.where(document_mask(doc_ids), 0.0, -math.inf), "add to the scores"),
     ),
@@ -168,22 +158,24 @@ def check_learning_rate(answer):
          "There is no warm-up: step 0 has the full rate, while the optimizer knows nothing of the gradients yet."),
         (0.1, "That is the factor, a share of the peak. Return the rate itself: multiply by `peak`."),
     )
-    rate(9).should_be(0.01)
-    rate(60).should_be(
-        0.005,
-        (0.005 * (1 + math.cos(math.pi * 60 / 110)),
+    rate(9).should_be(0.01, (0.0091, "The warm-up has `warmup` steps, 0 to warmup - 1: the last has the peak already."))
+    rate(10).should_be(
+        0.01,
+        (0.011, "The warm-up is one step too long: its last step is warmup - 1, and at `warmup` the cosine begins."),
+        (0.02, "1 + cos goes from 2 to 0. Halve it."),
+        (0.01 * half_wave(10 / 110),
          "The cosine began at step 0, so the rate jumps when the warm-up ends. Begin there: (step - warmup) on top."),
-        (0.005 * (1 + math.cos(math.pi * 50 / 110)),
-         "The cosine is stretched over `steps`, but only steps - warmup are left: it would end before it is down."),
-        (0.005 * (1 + math.cos(90)), "math.cos takes radians: half a turn is π, not 180."),
-        (0.0, "cos runs from 1 to -1, and so the rate turns negative. Add 1 and halve it: then it runs from 1 to 0."),
-        (0.01 * math.cos(math.pi / 4), "That is a quarter of a wave, which is steepest at its end. Half a wave: π."),
-        (0.01, "After the warm-up the rate stays at its peak. It should come down along half a cosine."),
     )
-    rate(35).should_be(
-        learning_rate(35, 0.01, 10, 110),
-        (0.0075,
-         "It comes down in a straight line. A cosine stays high for longer: here it still has 0.854 of the peak."),
+    rate(35).should_be(  # a quarter of the way down
+        0.01 * half_wave(1 / 4),
+        (0.01 * half_wave(25 / 110),
+         "The cosine is stretched over `steps`, but only steps - warmup are left: it would end before it is down."),
+        (0.005 * (1 + math.cos(1 / 4)), "π is missing: half a wave of the cosine goes from 0 to π."),
+        (0.01 * math.cos(math.pi / 4), "cos goes from 1 to -1, so the rate turns negative. Add 1, and halve the sum."),
+        (0.01 * math.cos(math.pi / 8), "That is a quarter of a wave, which is steepest at its end. Half a wave: π."),
+        (0.001 + 0.009 * half_wave(1 / 4), "It comes down to a tenth of the peak, as in the figure; here, to 0."),
+        (0.01, "After the warm-up the rate stays at its peak. It should come down along half a cosine."),
+        (0.0075, "It comes down in a straight line. A cosine stays high for longer: here still at 0.854 of the peak."),
     )
     rate(110).should_be(0.0)
 
@@ -205,10 +197,10 @@ LEARNING_RATE = Exercise(
     solution=learning_rate,
     difficulty=2,
     statement="""
-        Return the learning rate of `step`, counted from 0. Over the first `warmup` steps it grows in a straight line
-        from `peak` / `warmup` at step 0 to `peak`. From step `warmup` on it falls along half a cosine, to 0 at step
-        `steps`. With a peak of 0.01, 10 steps of warm-up and 110 steps it is 0.001 at step 0 and 0.005 at step
-        60.""",
+        Return the learning rate of `step`, counted from 0. Over the first `warmup` steps it grows in a straight line,
+        from `peak` / `warmup` at step 0 to `peak` at step `warmup` - 1. From step `warmup` on it falls along half a
+        cosine, from `peak` to 0 at step `steps`. With a peak of 0.01, 10 steps of warm-up and 110 steps it is 0.001
+        at step 0, 0.01 at steps 9 and 10, and 0.005 at step 60.""",
     check=check_learning_rate,
     hints=(
         "Two cases: step < warmup, and the rest. In the first, which share of the warm-up is done after this step?",
@@ -221,11 +213,15 @@ LEARNING_RATE = Exercise(
         (lambda step, peak, warmup, steps: learning_rate(step, 1.0, warmup, steps), "the factor"),
         (schedule(lambda s, w, n: half_wave(s / n)), "began at step 0"),
         (schedule(lambda s, w, n: half_wave((s - w) / n)), "stretched"),
-        (schedule(lambda s, w, n: (1 + math.cos(180 * (s - w) / (n - w))) / 2), "radians"),
         (schedule(lambda s, w, n: math.cos(math.pi * (s - w) / (n - w))), "negative"),
         (schedule(lambda s, w, n: math.cos(math.pi / 2 * (s - w) / (n - w))), "quarter"),
         (schedule(lambda s, w, n: 1 - (s - w) / (n - w)), "straight line"),
         (schedule(lambda s, w, n: 1), "stays at its peak"),
+        (schedule(lambda s, w, n: 0.1 + 0.9 * half_wave((s - w) / (n - w))), "to a tenth"),
+        (schedule(lambda s, w, n: (1 + math.cos((s - w) / (n - w))) / 2), "π is missing"),
+        (schedule(lambda s, w, n: 2 * half_wave((s - w) / (n - w))), "Halve it"),
+        (lambda s, p, w, n: p * (s + 1) / w if s <= w else learning_rate(s, p, w, n), "one step too long"),
+        (schedule(lambda s, w, n: 1, lambda s, w: (1 + s * (1 - 1 / w)) / w), "has the peak already"),
     ),
 )
 
@@ -244,6 +240,7 @@ def check_excess(answer):
         (1.2,
          "That is the mean of the documents' own rates: 4 ids weigh as much as 9. Add up first, divide once."),
         (22 / 13, "The ends are missing: the model pays for predicting each eos too, so a document has n + 1 tokens."),
+        (22 / 14, "One end was counted for all of them, but each document has its own."),
         (11.0, "That is nats per document. Long documents waste more because they are long: divide by tokens."),
         (22.0, "That is the waste in all, which grows with the number of documents. Divide it by the tokens."),
         (72 / 15, "That is the model's loss. The floor must come off: no model can do without it."),
@@ -277,7 +274,7 @@ EXCESS = Exercise(
     statement="""
         How much does a model waste per token? Three lists have an entry for each document: `model_nats`, what it cost
         the model, `floor_nats`, the least it can cost, and `n_ids`, its number of ids. The eos at the end of each is
-        predicted and paid for too. Return the excess loss in nats per token, over all tokens alike.""",
+        predicted and paid for too. Return the excess loss in nats per token, every token weighing the same.""",
     check=check_excess,
     hints=(
         "For one document: what was wasted, and over how many predictions?",
@@ -287,6 +284,7 @@ EXCESS = Exercise(
     wrong=(
         (mean_of_rates, "documents' own rates"),
         (excess_by(lambda m, f: m - f, n_extra=0), "ends are missing"),
+        (lambda m, f, n_ids: (sum(m) - sum(f)) / (sum(n_ids) + 1), "each document has its own"),
         (lambda model_nats, floor_nats, n_ids: (sum(model_nats) - sum(floor_nats)) / len(n_ids), "per document"),
         (lambda model_nats, floor_nats, n_ids: sum(model_nats) / sum(floor_nats), "ratio"),
         (excess_by(lambda m, f: m), "model's loss"),

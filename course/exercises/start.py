@@ -23,6 +23,7 @@ def check_text_nats(answer):
         (nats / 3, "That is nats per token, the mean. Here the whole text is asked for: the sum."),
         (nats / math.log(2), "Those are bits: the logarithm has base 2. For nats it is the natural one, math.log."),
         (-math.log(0.5), "That is the first token alone. Does `return` stand inside the loop?"),
+        (-math.log(0.1), "That is the last token alone: each one replaced the sum so far. Add up."),
         (-math.log(sum(probs)), "The logarithm of a product is the sum of logarithms, not the logarithm of the sum."),
     )
     underflow = ("Multiplied out, 400 probabilities of 0.1 are 1e-400, which is 0 for a computer. "
@@ -39,7 +40,7 @@ TEXT_NATS = Exercise(
         long texts. For [0.5, 0.5] it is 1.386.""",
     check=check_text_nats,
     hints=(
-        "The probability of the text is the product of all of them: the chain rule of lesson 00, left side.",
+        "The probability of the text is the product of all of them: formula 1.",
         "ln(a · b) = ln a + ln b. So there is no need to multiply anything.",
         "Go through probs, add up math.log(p), and turn the sign around at the end.",
     ),
@@ -52,6 +53,7 @@ TEXT_NATS = Exercise(
         (lambda probs: -sum(math.log2(p) for p in probs), "bits"),
         (lambda probs: -math.log(sum(probs)), "not the logarithm of the sum"),
         (lambda probs: next(-math.log(p) for p in probs), "first token alone"),
+        (lambda probs: -math.log(probs[-1]), "last token alone"),
     ),
 )
 
@@ -88,8 +90,9 @@ BITS_PER_BYTE = Exercise(
     difficulty=1,
     statement="""
         Two models cut text into different tokens, so their nats per token cannot be compared. Bits per byte can.
-        `nats` is what a model pays for the whole `text`, a str. Return bits per byte of its UTF-8 form. 20 nats for
-        "Ida has a kite." are 1.924 bits per byte.""",
+        `nats` is what a model pays for the whole `text`, a str; with a logarithm to base 2 instead of the natural one,
+        the same cost is in bits. Return it in bits per byte of the text in UTF-8. 20 nats for "Ida has a kite." are
+        1.924 bits per byte.""",
     check=check_bits_per_byte,
     hints=(
         "Two steps: nats into bits, then divide by the number of bytes.",
@@ -128,6 +131,7 @@ def check_response_loss(answer):
          "mean."),
         (4.0, "That is the mean over the prompt: the mask is turned around. True marks what is learned."),
         (-0.75, "`nats` are costs: the minus sign of -ln p is in them already."),
+        (3.5, "Shifted by one: entry t of `nats` and entry t of `loss_mask` are about the same token already."),
         (torch.tensor([1.0, 0.5]), "Those are the right tokens; now reduce them to their mean."),
         (torch.tensor([0.0, 0.0, 0.0, 1.0, 0.5]), "The prompt is zeroed, but this is still a value for each token."),
     )
@@ -164,6 +168,7 @@ RESPONSE_LOSS = Exercise(
         (lambda nats, loss_mask: nats[loss_mask], "reduce"),
         (lambda nats, loss_mask: -nats[loss_mask].mean(), "minus sign"),
         (from_the_first_answer, "everything after it"),
+        (lambda nats, loss_mask: nats[:-1][loss_mask[1:]].mean(), "Shifted by one"),
     ),
 )
 

@@ -18,10 +18,9 @@ def check_to_bytes(answer):
         (["H", "i", "!"],
          "Those are the characters. Asked for are numbers, one for each byte of text.encode('utf-8')."),
         ([b"H", b"i", b"!"], "Those are bytes objects, one for each character. Go through the bytes of the text."),
-        (["48", "69", "21"], "Those are the right bytes, written in hexadecimal as text. Return them as numbers."),
+        (["0x48", "0x69", "0x21"], "Those are the right bytes, but as text in hexadecimal. Return them as numbers."),
         (b"Hi!", "Right, but as a bytes object. list(…) makes a list of numbers of it."),
-        ([255, 254, 72, 0, 105, 0, 33, 0],
-         "That is UTF-16, a mark in front and two bytes for each letter. Ask for UTF-8."),
+        ([255, 254, 72, 0, 105, 0, 33, 0], "That is UTF-16, a mark in front and two bytes a letter. Ask for UTF-8."),
     )
     answer("é", errors={UnicodeEncodeError: "That encoding does not know é. UTF-8 knows every character."}).should_be(
         [195, 169],
@@ -56,7 +55,7 @@ TO_BYTES = Exercise(
         (lambda text: list(text.encode("ascii")), "does not know é"),
         (lambda text: list(text.encode("ascii", "ignore")), "dropped"),
         (lambda text: list(text.encode("ascii", "replace")), "question mark"),
-        (lambda text: [f"{b:x}" for b in text.encode()], "hexadecimal"),
+        (lambda text: [hex(b) for b in text.encode()], "hexadecimal"),
         (lambda text: [c.encode() for c in text], "one for each character"),
     ),
 )
@@ -77,21 +76,21 @@ def check_count_pairs(answer):
     answer(words).should_be(
         {("k", "i"): 7, ("i", "t"): 17, ("t", "e"): 5},
         ({("k", "i"): 2, ("i", "t"): 3, ("t", "e"): 1},
-         "Every word was counted once. `kite` stands in the text five times, so each of its pairs does too."),
+         "Every word was counted once. `kite` occurs five times in the text, so each of its pairs does too."),
         ({("k", "i"): 2, ("i", "t"): 10, ("t", "e"): 5},
          "A pair's count was overwritten by that of a later word. Add to what has been counted before."),
         ({("k", "i"): 7, ("i", "t"): 5}, "The last pair of each word is missing: a word of n symbols has n - 1 pairs."),
         ({("k", "i"): 7, ("i", "t"): 17, ("t", "e"): 5, ("e", "k"): 5, ("t", "i"): 2},
          "Pairs across two words were counted. Merges stay inside a word, so that one word is always cut alike."),
         ({("k", "i"): 7, ("t", "e"): 5, ("i", "t"): 10},
-         "Pairs that share a symbol were left out: k i t e has k i and i t and t e, so move on by one symbol, not by "
-         "two."),
+         "Pairs that share a symbol were left out: k i t e has k i, i t and t e. Move on by one symbol, not by two."),
         ({"ki": 7, "it": 17, "te": 5},
-         "The counts are right, but the keys are glued text. Keep (left, right): later symbols may be longer than a "
-         "letter."),
+         "The counts are right, but the keys are glued text. Keep (left, right): symbols can be longer than a letter."),
         ({("i", "k"): 7, ("i", "t"): 17, ("e", "t"): 5},
          "The pairs were sorted. Order matters: k i is not i k, and only one of them may be merged."),
         ({"k": 7, "i": 17, "t": 17, "e": 5}, "Those are single symbols. Asked for are neighbours, two by two."),
+        ({("k", "i"): 7, ("i", "t"): 17, ("t", "e"): 5, ("e",): 5, ("t",): 12},
+         "The last symbol of each word was counted alone: a slice at the end is shorter than a pair."),
     )
     answer({("a", "a", "a"): 1}).should_be(
         {("a", "a"): 2},
@@ -122,8 +121,8 @@ COUNT_PAIRS = Exercise(
     difficulty=2,
     statement="""
         BPE looks for the most frequent pair of neighbours. `words` is a dict from a word, a tuple of symbols, to how
-        often it stands in the text. Return a dict from each pair (left, right) inside the words to how often it stands
-        in the text. {("i", "n", "n"): 3} gives {("i", "n"): 3, ("n", "n"): 3}.""",
+        often it occurs in the text. Return a dict from each pair (left, right) of neighbours inside a word to how
+        often it occurs in the text. {("i", "n", "n"): 3} gives {("i", "n"): 3, ("n", "n"): 3}.""",
     check=check_count_pairs,
     hints=(
         "Start with one word that stands in the text once. Which pairs does k i t e have?",
@@ -138,6 +137,7 @@ COUNT_PAIRS = Exercise(
         (lambda words: tally(words, lambda w: (tuple(sorted(p)) for p in pairwise(w))), "sorted"),
         (lambda words: tally(words, lambda w: set(pairwise(w))), "at two places"),
         (lambda words: tally(words, lambda w: w), "single symbols"),
+        (lambda words: tally(words, lambda w: [w[i : i + 2] for i in range(len(w))]), "counted alone"),
         (across_words, "across two words"),
         (lambda words: {p: n for word, n in words.items() for p in pairwise(word)}, "overwritten"),
     ),
@@ -156,15 +156,15 @@ def merge_pair(ids, pair, new_id):
 
 
 def check_merge_pair(answer):
-    answer([1, 2, 3, 1, 2], (1, 2), 9).should_be(
+    no_next = {IndexError: "The last id has no next one to look at. A slice, ids[i : i + 2], never fails."}
+    answer([1, 2, 3, 1, 2], (1, 2), 9, errors=no_next).should_be(
         [9, 3, 9],
         ([1, 2, 3, 1, 2], "Nothing was merged. A slice of a list is a list, and a list never equals a tuple."),
-        ([9, 3, 1, 2], "Only the first place was merged. Every place where the pair stands becomes the new id."),
+        ([9, 3, 1, 2], "Only the first place was merged. Wherever the pair occurs it becomes the new id."),
         ([9, 3], "The end got lost: the last id, or pair, must come along too."),
         ([9, 2, 3, 9, 2], "The left id was replaced but the right one stayed. The two together become one."),
         ([9, 9, 3, 9, 9],
          "Both ids were replaced, each by itself. The two together become one: the list gets shorter."),
-        ([1, 2, 9, 3, 1, 2, 9], "The new id was added after the pair instead of taking its place."),
     )
     answer([1, 2, 3], (1, 2), 9).should_be(
         [9, 3], ([9], "The end got lost: a last id that is no part of a pair must come along too."))
@@ -178,13 +178,6 @@ def check_merge_pair(answer):
         ([9, 9, 4], "The middle 1 was used twice. After a merge go on behind both ids."),
         ([1, 9, 4], "Merged from the right. Where pairs overlap, the convention is to go from left to right."),
     )
-
-
-def first_only(ids, pair, new_id):
-    for i in range(len(ids) - 1):
-        if tuple(ids[i : i + 2]) == pair:
-            return ids[:i] + [new_id] + ids[i + 2 :]
-    return ids
 
 
 def loses_the_end(ids, pair, new_id):
@@ -206,8 +199,8 @@ MERGE_PAIR = Exercise(
     solution=merge_pair,
     difficulty=2,
     statement="""
-        Return a new list in which every place of `ids` where the pair `pair` stands became the one id `new_id`, from
-        left to right. [1, 2, 3, 1, 2] with the pair (1, 2) and the new id 9 becomes [9, 3, 9].""",
+        `pair` is a pair of ids. Return a new list: `ids`, but wherever the pair occurs, the one id `new_id` in its
+        place, from left to right. [1, 2, 3, 1, 2] with the pair (1, 2) and the new id 9 becomes [9, 3, 9].""",
     check=check_merge_pair,
     hints=(
         "Walk through the list with an index. At each place there are two cases: the pair begins here, or it does not.",
@@ -215,13 +208,14 @@ MERGE_PAIR = Exercise(
         "while i < len(ids): compare tuple(ids[i:i+2]) with pair. At the end the slice is shorter: no match, no error.",
     ),
     wrong=(
-        (first_only, "Only the first place"),
+        (lambda ids, pair, new_id: [new_id, *ids[2:]] if tuple(ids[:2]) == pair else ids, "Only the first place"),
         (lambda ids, pair, new_id: list(ids), "never equals a tuple"),
         (loses_the_end, "end got lost"),
         (uses_ids_twice, "used twice"),
         (lambda ids, pair, new_id: merge_pair(ids[::-1], pair[::-1], new_id)[::-1], "from the right"),
         (lambda ids, pair, new_id: [new_id if i in pair else i for i in ids], "each by itself"),
         (lambda ids, pair, new_id: merge_pair(merge_pair(ids, pair, new_id), pair[::-1], new_id), "Order matters"),
+        (lambda ids, pair, new_id: [new_id if (i, ids[n + 1]) == pair else i for n, i in enumerate(ids)], "no next"),
     ),
 )
 
@@ -236,14 +230,18 @@ def encode(ids, merges):
 
 def check_encode(answer):
     merges = {(2, 3): 10, (1, 2): 11, (10, 4): 12}  # learned in this order
+    answer([1, 2, 1, 2], merges).should_be(
+        [11, 11],
+        ([1, 2, 1, 2], "Nothing was merged. Look for each merge in what the merges before it have left."),
+        ([11, 1, 2], "Only the first place was merged. Apply a merge wherever its pair occurs."),
+    )
     answer([2, 3, 4, 1, 2, 3], merges).should_be(
         [12, 1, 10],
         ([12, 11, 3],
-         "Taken from left to right, as pairs came along. The merge learned first goes first, wherever it stands."),
+         "Taken from left to right, as pairs came along. The merge learned first goes first, wherever its pair is."),
         ([10, 4, 11, 3], "The merges went backwards: the one learned last came first. Begin with the first."),
         ([10, 4, 1, 10],
          "It stopped too early: merges build on each other. 10 came out of a merge, and 10 4 is a pair too."),
-        ([2, 3, 4, 1, 2, 3], "Nothing was merged. Look for each merge in the ids."),
     )
     answer([1, 2, 1, 2, 3], merges).should_be(
         [11, 1, 10],
@@ -251,12 +249,14 @@ def check_encode(answer):
          "The most frequent pair of this text went first. Encoding does not count: it repeats what training learned, "
          "in that order."),
     )
+    answer([1, 2, 3], {(1, 2): 10, (2, 3): 11}).should_be(
+        [10, 3], ([1, 11], "Taken from right to left. The merge learned first goes first, wherever its pair is."))
     answer([5, 6], merges).should_be([5, 6])
 
 
-def left_to_right(ids, merges):
+def as_they_come(ids, merges, which):
     while places := [i for i, pair in enumerate(pairwise(ids)) if pair in merges]:
-        i = places[0]
+        i = places[which]
         ids = [*ids[:i], merges[ids[i], ids[i + 1]], *ids[i + 2 :]]
     return ids
 
@@ -287,7 +287,8 @@ ENCODE = Exercise(
         "So one pass is enough: for pair, new_id in merges.items(): ids = merge_pair(ids, pair, new_id).",
     ),
     wrong=(
-        (left_to_right, "left to right"),
+        (lambda ids, merges: as_they_come(ids, merges, 0), "left to right"),
+        (lambda ids, merges: as_they_come(ids, merges, -1), "right to left"),
         (most_frequent_first, "most frequent"),
         (one_merge, "stopped too early"),
         (lambda ids, merges: ids, "Nothing was merged"),

@@ -10,13 +10,13 @@ QUIZ = (
             ("The learning rate: it is far too high for weights that have learned nothing.",
              "Nothing has been learned yet at the first step, neither well nor badly."),
             ("Nothing: a first loss says little, and it will come down in the first steps.",
-             "It may, but the start is known: knowing nothing costs ln 1,024 = 6.9. A model at 11 is surely wrong, "
-             "not unsure."),
+             "It may, but the start is known: knowing nothing costs ln 1,024 = 6.9. At 11 a model is not unsure, but "
+             "sure of wrong things."),
             ("The size of the first logits.",
              "Yes. Spread evenly, 1,024 ids cost 6.9 nats. More means confidence without reason: large logits, from "
              "large weights."),
             ("The data: they must be damaged.",
-             "Damaged data are learned badly, later. Before any step they cost ln V as well."),
+             "Damaged data are learned badly, but later. Before the first step they, too, cost ln V."),
         ),
     ),
     Question(
@@ -34,18 +34,21 @@ QUIZ = (
         ),
     ),
     Question(
-        "The loss on stories is 0.93, their floor 0.88; on sums it is 0.70, the floor 0.30. Where is more to gain?",
+        "The loss on stories is 0.93, their floor 0.88; on sums it is 0.70, the floor 0.30. Which does the model know "
+        "less well?",
         "b",
         (
-            ("On stories.",
+            ("Stories.",
              "Their loss is higher, but most of it is chance, which no model can foresee. Only 0.05 is left."),
-            ("On sums.",
+            ("Sums.",
              "Yes: 0.40 above what is possible, against 0.05. The loss alone cannot say so; the distance from the "
              "floor can."),
-            ("In neither.",
-             "0.40 nats per token is a lot: a right token gets 0.67 times the probability it should get."),
+            ("Neither: both are close to perfect.",
+             "0.40 nats per token is a lot: on average a right token gets 0.67 times the probability that it "
+             "should get."),
             ("It cannot be said without the number of tokens.",
-             "Both are per token already. For the whole mixture you would weigh them by tokens, that is true."),
+             "Both are per token already. The numbers of tokens say how much each kind weighs in the whole mixture, "
+             "no more."),
         ),
     ),
     Question(
@@ -56,7 +59,7 @@ QUIZ = (
             ("The weights and the learning rate.",
              "The rate follows from the step. The optimizer's running means do not."),
             ("The weights and the optimizer's state.",
-             "Nearly. Without the step, the schedule and the data would begin anew."),
+             "Nearly. Without the step, the schedule and the data would start again from the beginning."),
             ("The weights, the optimizer's state and the step.",
              "Yes. Rate and batch are functions of the step here, so it stands for both of them."),
         ),
@@ -82,8 +85,9 @@ QUIZ = (
             ("The model is larger than ours.", "No size helps: the floor is what the author of the text pays."),
             ("The floor was estimated too high, from too few documents.",
              "It varies by a few hundredths between samples, not by 0.16."),
-            ("The run measures something else than prediction of the next token.",
-             "Yes: answers leak into what is read, or targets are not moved by one. Below the floor nobody predicts."),
+            ("The run measures something other than predicting the next token.",
+             "Yes: answers leak into what is read, or targets are not moved by one. No prediction gets below the "
+             "floor."),
             ("It has learned the training set by heart, which is below the floor.",
              "On its own few documents a model can get there. On a text that is new at every step it cannot."),
         ),
@@ -98,9 +102,9 @@ QUIZ = (
              "Yes. Any text costs ln V at first, whichever batch it is; repeating what one reads costs less from the "
              "start, since the output weights are the embedding's."),
             ("Both have a learning rate that is too high.",
-             "Too high a rate holds a run above the floor, or throws it off. It cannot bring it under."),
+             "Too high a rate keeps a run above the floor, or throws it off altogether. It cannot bring it under."),
             ("The second began from weights that had been trained before, the first did not.",
-             "Trained weights begin lower, that is true, but they end at the floor, too, and not under it."),
+             "Trained weights do begin lower, but they, too, end at the floor, and not under it."),
         ),
     ),
     Question(

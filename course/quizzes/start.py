@@ -10,7 +10,7 @@ QUIZ = (
             ("The second text is less probable, so the model is worse at it.",
              "Less probable it is, but it is longer too: per token it costs 0.3 nats against 0.5."),
             ("Nothing; nats of different texts cannot be compared.",
-             "They can: exp(-nats) is the probability of the text. Only per what you compare is up to you."),
+             "They can: exp(-nats) is the probability of each. Whether you compare texts or tokens is up to you."),
             ("The second is less probable as a whole, yet easier per token.",
              "Yes: exp(-12) against exp(-5), and 0.3 against 0.5 nats per token."),
             ("The second is more probable, since it has more tokens.",
@@ -18,14 +18,14 @@ QUIZ = (
         ),
     ),
     Question(
-        "A model reaches 0.93 nats per token on the town, and the best possible is 0.88. What are the 0.88?",
+        "A model reaches 0.93 nats per token on the town, and the best possible is 0.88. What is in these 0.88?",
         "b",
         (
             ("A sign of a model too small; a larger one would reach 0.",
              "No model can: names and things are drawn at random, and nobody foresees a draw."),
             ("The randomness of the text itself.",
-             "Yes, the floor, or entropy, which a perfect reader pays too. Only the remaining 0.05 is the model's to "
-             "lose."),
+             "Yes: the floor, or entropy, which even a perfect reader pays. Only the remaining 0.05 can still be "
+             "learned."),
             ("What the tokenizer loses when it cuts words into pieces.",
              "A lossless tokenizer loses nothing: the same text comes back, and its probability is the same."),
             ("The loss on the training set.",
@@ -37,12 +37,12 @@ QUIZ = (
         "d",
         (
             ("Prompts are too short to matter.",
-             "They are often longer than the answers, and then they would fill the loss."),
+             "They are often longer than the answers, and would then make up most of the loss."),
             ("The model cannot compute probabilities for the prompt.",
              "It can, and in pretraining it does: every token of a text has its probability."),
             ("It saves half of the computation.",
              "Hardly any: the prompt still runs through the whole network, since the answer depends on it."),
-            ("It is to learn to answer, not to ask.",
+            ("The model is to learn to answer, not to ask.",
              "Yes. Prompts come from somebody else; imitating users is not the task."),
         ),
     ),

@@ -26,7 +26,7 @@ QUIZ = (
             ("The model has seen less Greek, so it knows it three times less well.",
              "Tokens per text measure the tokenizer. What the model knows depends on what it was trained on."),
             ("Nothing: the model reads the same text.",
-             "The same content, but in three times as many steps, and each step costs time and room."),
+             "It is the same content, but in three times as many steps, and each step costs time and room."),
             ("It costs three times the compute and context.",
              "Yes. Price, speed and context length are all counted in tokens."),
         ),
@@ -37,13 +37,13 @@ QUIZ = (
         (
             ("t he", "Yes: (h, e) was learned first, so it goes first, and after it there is no t h any more."),
             ("the", "That takes (t, h) first, because it stands further left. What counts is the order of learning."),
-            ("th e", "(t, h) was learned second. By its turn the h belongs to he."),
-            ("t h e", "(h, e) was learned, and h e stands in the word."),
+            ("th e", "(t, h) was learned second. When its turn comes, the h is already part of he."),
+            ("t h e", "(h, e) was learned, and the word has an h before an e."),
         ),
     ),
     Question(
-        ("The vocabulary of a model of width 768 with tied embeddings grows from 32,000 to 64,000. What does it "
-         "cost, and what does it bring?"),
+        ("The vocabulary of a model of width 768, with one table for input and output, grows from 32,000 to 64,000. "
+         "What does that cost, and what does it bring?"),
         "c",
         (
             ("It costs nothing, as tokens are only names, and helps with rare words.",
@@ -65,10 +65,10 @@ QUIZ = (
              "Then every user could end the turn and speak as the system. The spelling alone must not be enough."),
             ("Plain text: ordinary ids that look like `<|end|>` when decoded.",
              "Yes. Special ids come from the chat template alone, so no message can forge one."),
-            ("An error: such text must not be typed.",
+            ("An error: nobody is allowed to type that.",
              "People write about tokenizers too. There is nothing wrong with the text."),
             ("Nothing: it should be removed.",
-             "Then decode would give back another text. Only the special id must be kept away."),
+             "Then decode would give back another text. It is the special id that must be kept out, not the words."),
         ),
     ),
     Question(
@@ -79,7 +79,7 @@ QUIZ = (
             ("The same as without it: white space says nothing.",
              "It says nothing to a reader. The model reads ids, and the id at the end is another one."),
             ("An error: the tokenizer does not know this token.",
-             "It does. The line break alone is an id as well, with a place of its own in other texts."),
+             "It does. The line break alone is an id as well, and occurs in other texts."),
             ("It reads an id that never stood there in training, and may go on with anything.",
              "Yes. In this lesson functions fell from 98 to 0 of 100. End prompts where a word ends, or heal them."),
             ("It costs one token more, and changes nothing else.",
