@@ -84,6 +84,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """A new folder to be filled, which takes the place of `folder` if nothing is raised."""
+    folder = folder.resolve() if folder.is_symlink() else folder  # the link stays
     _mend(folder)
     if folder.exists() and not (folder.is_dir() and {f.name for f in folder.iterdir()} <= set(FILES)):
         raise CheckpointError(f"{folder} holds other things than a checkpoint: save to a new folder of its own")
@@ -140,6 +141,8 @@ def save(path: str | Path, model: Transformer, tokenizer: Tokenizer, card: dict,
     """
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, not {dtype}")
+    if not isinstance(tokenizer, Tokenizer):
+        raise CheckpointError(f"a checkpoint has a Tokenizer, not {tokenizer!r}: save others with hf.save_hf")
     path, weights = Path(path), weights_of(model)
     _check_fit(model.config, {name: w.shape for name, w in weights.items()}, "the model")
     _check_vocabulary(model.config, tokenizer, "the model")
@@ -169,7 +172,8 @@ def load(name_or_path: str | Path, device: torch.device | str | None = None) -> 
         config = ModelConfig.from_dict(values)
     except ValueError as error:
         raise CheckpointError(f"{folder / CONFIG} does not describe a model ({error}): {REMEDY}") from None
-    tokenizer = _read_tokenizer(folder / TOKENIZER)
+    with _explained(folder / TOKENIZER):
+        tokenizer = Tokenizer.load(folder / TOKENIZER)
     _check_vocabulary(config, tokenizer, folder)
     if about.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
         raise CheckpointError(f"{folder / TOKENIZER} is not the tokenizer that this model was trained with: {REMEDY}")
@@ -207,10 +211,9 @@ def find(name_or_path: str | Path) -> Path:
         _mend(place)
         if any((place / name).is_file() for name in FILES):
             return place
-    names = ", ".join(available()) or "none yet"
+    names, looked = ", ".join(available()) or "none yet", " or ".join(map(str, places))
     if places[0].exists():
         raise CheckpointError(f"{places[0]} is no checkpoint folder (it has no {WEIGHTS}); names available: {names}")
-    looked = " or ".join(str(place) for place in places)
     raise CheckpointError(f"there is no checkpoint {str(name_or_path)!r}, at {looked}; names available: {names}")
 
 
@@ -266,9 +269,10 @@ def _world_fingerprint() -> str:
     return World().fingerprint
 
 
-def _read_tokenizer(path: Path) -> Tokenizer:
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        return Tokenizer.load(path)
+        yield
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: {REMEDY}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -276,12 +280,8 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _read_json(path: Path) -> dict:
-    try:
+    with _explained(path):
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: {REMEDY}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): {REMEDY}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} must hold a JSON object, not a {type(values).__name__}: {REMEDY}")
     return values

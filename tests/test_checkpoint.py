@@ -16,6 +16,7 @@ from llmkit.checkpoint import CheckpointError, load, read_tensors, save, write_t
 from llmkit.config import ModelConfig
 from llmkit.model import Transformer
 from llmkit.tokenizer import Tokenizer
+from llmkit.unigram import Unigram
 from llmkit.world import World
 
 TEXTS = ["the cat sat on the mat and the dog sat on the cat", "a town where the baker bakes bread"]
@@ -318,10 +319,24 @@ def test_bad_input_never_touches_what_is_there(saved, tmp_path):
     adapted.blocks[0].mlp.down = torch.nn.Sequential(adapted.blocks[0].mlp.down)
     with pytest.raises(CheckpointError, match="merge adapters"):
         save(saved, adapted, TOKENIZER, {})
+    for other in (None, Unigram([("the", -1.0)])):
+        with pytest.raises(CheckpointError, match=r"not (None|<.*Unigram.*>): .* hf.save_hf"):
+            save(saved, make_model(), other, {})
     for bad in ({"loss": float("nan")}, {"model": adapted}):
         with pytest.raises(CheckpointError, match="card.json"):
             save(saved, make_model(), TOKENIZER, bad)
     assert snapshot(saved) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right that Windows gives to few")
+def test_a_link_stays_and_what_it_leads_to_is_replaced(saved, tmp_path):
+    drive = tmp_path / "drive" / "base"
+    drive.parent.mkdir()
+    (tmp_path / "link").symlink_to(drive)  # to nothing yet
+    for steps in (1, 2):
+        save(tmp_path / "link", make_model(steps), TOKENIZER, {"steps": steps})
+        assert checkpoint.card(drive)["steps"] == checkpoint.card("link")["steps"] == steps
+    assert (tmp_path / "link").is_symlink() and [path.name for path in drive.parent.iterdir()] == ["base"]
 
 
 def test_a_folder_with_other_things_is_not_replaced(tmp_path):
