@@ -20,7 +20,7 @@ USAGE = """usage: python -m course [COMMAND]
   status          show the environment, your lessons, progress and checkpoints
   update          bring new versions of the lessons (after git pull); edited ones are kept
   reset LESSON    restore a lesson; your edited copy is kept beside it
-  links           make the lessons open from your fork: links --repo owner/name"""
+  links           write titles, minutes and links into the lessons; for your fork: links --repo owner/name"""
 
 
 def main(arguments: list[str]) -> int:

@@ -1,5 +1,6 @@
-"""links: every lesson carries its line and its fetching cell for the repository that the syllabus names."""
+"""links: every lesson begins as the syllabus has it, with a line and a cell for the repository that it names."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,30 +14,46 @@ from course import clean, links, syllabus
 LESSONS = sorted((Path(__file__).resolve().parent.parent / "lessons").glob("*.ipynb"))
 
 
-def notebook():
-    title = "# 07 · Why?\n\n*About 60 minutes. Before it: 06.*\n\nYou will see."
-    return clean.clean(new_notebook(cells=[new_markdown_cell(title), new_code_cell("1 + 1")]))
+WHY = syllabus.Lesson("07_why", "Why?", 60, (), ("ask", "see $\\sqrt d$"))
+HEAD = "# 7 · How?\n\n*About 5 minutes. Before it: 06.*\n\nYou will\n\n- guess,\n- see.\n\nShort of time? Guess."
+
+
+def notebook(head=HEAD):
+    return clean.clean(new_notebook(cells=[new_markdown_cell(head), new_code_cell("1 + 1")]))
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_a_lessons_links_lead_to_the_syllabus_repository(path):
+def test_a_lesson_begins_as_the_syllabus_has_it(path):
     text = path.read_text(encoding="utf-8")
-    lesson = links.linked(nbformat.reads(text, as_version=4), path.stem, syllabus.repository())
-    assert clean.dumps(lesson) == text, "python -m course links writes them"
+    (lesson,) = (lesson for lesson in syllabus.lessons() if lesson.name == path.stem)
+    notebook = links.linked(nbformat.reads(text, as_version=4), lesson, syllabus.repository())
+    assert clean.dumps(notebook) == text, "python -m course links writes it"
+    before = re.search(r"Before it: (.*)\*", notebook.cells[0].source)[1]
+    assert {name[:2] for name in lesson.needs} <= set(re.findall(r"\b\d\d\b", before))
 
 
-def test_links_stand_under_the_minutes_and_are_replaced_not_repeated():
-    once = links.linked(notebook(), "07_why", "octo/course")
-    moved = links.linked(once, "07_why", "hexa/fork")
-    assert once.cells[0].source.split("\n\n")[2].startswith("Open this lesson in [Colab](https://colab.research.google")
-    assert "octo/course/blob/main/lessons/07_why.ipynb" in once.cells[0].source
+def test_title_minutes_and_objectives_are_the_syllabus_own_and_the_rest_stays():
+    once = links.linked(notebook(), WHY, "octo/course").cells[0].source
+    title, minutes, opens, you_will, objectives, rest = once.split("\n\n")
+    assert (title, minutes, you_will) == ("# 07 · Why?", "*About 60 minutes. Before it: 06.*", "You will")
+    assert objectives == "- ask,\n- and see $\\sqrt d$." and rest == "Short of time? Guess."
+    assert opens.startswith("Open this lesson in [Colab](https://colab.research.google")
+    assert "octo/course/blob/main/lessons/07_why.ipynb" in opens
+    ends = links.linked(notebook(HEAD.partition("\n\nShort")[0]), WHY, "octo/course").cells[0].source
+    assert once == f"{ends}\n\nShort of time? Guess."
+
+
+def test_what_stood_there_is_replaced_not_repeated():
+    once = links.linked(notebook(), WHY, "octo/course")
+    moved = links.linked(once, WHY, "hexa/fork")
     assert "octo" not in clean.dumps(moved) and len(moved.cells) == 3
-    assert links.linked(moved, "07_why", "octo/course") == once
+    assert links.linked(moved, WHY, "octo/course") == once
 
 
-def test_a_lesson_without_its_minutes_is_refused():
-    with pytest.raises(ValueError, match="needs a line"):
-        links.linked(new_notebook(cells=[new_markdown_cell("# 07")]), "07", "octo/course")
+@pytest.mark.parametrize("part", ["# 7 · How?\n\n", " 5 minutes", "You will\n\n"])
+def test_a_lesson_that_has_no_place_for_its_head_is_refused(part):
+    with pytest.raises(ValueError, match="07_why: the first cell needs"):
+        links.linked(notebook(HEAD.replace(part, "")), WHY, "octo/course")
 
 
 def test_the_fetching_cell_does_nothing_where_the_course_is():
