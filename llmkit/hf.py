@@ -127,6 +127,7 @@ def save_hf(path: str | Path, model: Transformer, tokenizer: Tokenizer | HFToken
 
 def _write(path: Path, tensors: dict[str, Tensor], files: dict[str, str]) -> None:
     """A new folder, whole or not at all."""
+    path = path.resolve() if path.is_symlink() else path  # the link stays
     fresh = path.with_name(f".{path.name}.unfinished")
     try:
         shutil.rmtree(fresh, ignore_errors=True)  # left by a process that was killed
@@ -193,7 +194,8 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
-        names = _read_json(folder / INDEX).get("weight_map", {}).values()
+        weight_map = _read_json(folder / INDEX).get("weight_map")
+        names = weight_map.values() if isinstance(weight_map, dict) else ()
         if not names or any(Path(str(name)).name != name for name in names):
             raise CheckpointError(f"{INDEX} does not name the files beside it")
         return [folder / name for name in sorted(set(names))]

@@ -124,7 +124,9 @@ def read_tokenizer(folder: Path, eos_id: int | None = None) -> Tokenizer | HFTok
         )
     except CheckpointError as error:
         raise CheckpointError(f"{folder / FILES[0]} {error}: only byte-level BPE is read here") from None
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, regex.error) as error:
+    except (
+        OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, regex.error
+    ) as error:  # fmt: skip
         raise CheckpointError(f"{folder / FILES[0]} is damaged, or no tokenizer file ({error!r:.100})") from None
 
 

@@ -125,11 +125,13 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path, tokenizer, spoil, messag
     assert str(folder) in str(error.value)
 
 
-@pytest.mark.parametrize("shard", ["gone.safetensors", "../model.safetensors"])
-def test_an_index_that_leads_nowhere(tmp_path, shard):
+@pytest.mark.parametrize(
+    "weight_map", [{"model.norm.weight": "gone.safetensors"}, {"model.norm.weight": "../model.safetensors"}, {}, ["x"]]
+)
+def test_an_index_that_leads_nowhere(tmp_path, weight_map):
     _, folder = saved(tmp_path)
     (folder / hf.WEIGHTS).unlink()
-    (folder / hf.INDEX).write_text(json.dumps({"weight_map": {"model.norm.weight": shard}}))
+    (folder / hf.INDEX).write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(CheckpointError, match=r"gone.safetensors is missing|does not name the files beside it"):
         hf.load_hf(folder)
 
@@ -145,6 +147,14 @@ def test_a_model_that_was_taken_apart_is_not_written(tmp_path):
 def test_a_tokenizer_of_another_model_is_not_written(tmp_path, tokenizer):
     with pytest.raises(CheckpointError, match="290 ids.*vocabulary 280"):
         hf.save_hf(tmp_path / "model", model(vocab_size=280), tokenizer)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right that Windows gives to few")
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "drive")
+    hf.save_hf(tmp_path / "link", model(), None)
+    assert (tmp_path / "link").is_symlink() and hf.WEIGHTS in [path.name for path in (tmp_path / "drive").iterdir()]
 
 
 def test_other_files_are_not_replaced(tmp_path):

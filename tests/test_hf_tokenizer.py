@@ -108,6 +108,7 @@ def test_no_tokenizer_is_none_and_another_form_a_sentence(tmp_path):
         (lambda data: data["model"]["vocab"].pop("ab"), "damaged"),
         (lambda data: data.pop("model"), "damaged"),
         (lambda data: data["model"]["merges"].append("ab"), "damaged"),
+        (lambda data: data["model"]["vocab"].update(ab=10**12), "damaged"),
     ],
 )
 def test_what_is_no_byte_level_bpe_is_named(tmp_path, spoil, message):
@@ -118,8 +119,9 @@ def test_what_is_no_byte_level_bpe_is_named(tmp_path, spoil, message):
 
 
 def test_a_broken_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="tokenizer.json is damaged"):
-        read(tmp_path, "{")
+    for text in ("{", "[" * 100_000):
+        with pytest.raises(CheckpointError, match="tokenizer.json is damaged"):
+            read(tmp_path, text)
     (tmp_path / "tokenizer.json").write_bytes(b"\xff")
     with pytest.raises(CheckpointError, match="tokenizer.json is damaged"):
         read_tokenizer(tmp_path)
