@@ -113,8 +113,10 @@ def _display(text: str, form) -> None:
 
 
 def _form(lesson: str, questions: tuple[Question, ...]):
-    """The questions as ipywidgets: a row of letters under each, and what there is to say about the chosen one."""
+    """The questions as ipywidgets: a row of letters under each, to click or type, and what to say of the choice."""
     from ipywidgets import HTML, ToggleButtons, VBox
+
+    from llmkit.widgets.keys import keyed
 
     chosen: dict[int, str] = {}
 
@@ -136,7 +138,7 @@ def _form(lesson: str, questions: tuple[Question, ...]):
         return VBox([HTML(f"<div><b>{i}. {_html(question.text)}</b></div>{options}"), buttons, said])
 
     total = HTML('<div role="status"></div>')
-    return VBox([*(asked(i, question) for i, question in enumerate(questions, 1)), total])
+    return keyed([*(asked(i, question) for i, question in enumerate(questions, 1)), total])
 
 
 def _html(text: str) -> str:

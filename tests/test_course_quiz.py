@@ -97,7 +97,7 @@ def test_buttons_tell_what_text_tells(lesson):
     ipywidgets = pytest.importorskip("ipywidgets")
     form = quiz._form("start", QUESTIONS)
     asked, buttons, said = form.children[0].children
-    total = form.children[-1]
+    total = form.children[-2]
     assert "<code>a &lt; b</code>" in asked.value and isinstance(buttons, ipywidgets.ToggleButtons)
     buttons.value = "b"
     assert "✗ b) Look at &lt;." in said.value and "0 of 2" in total.value and 'role="status"' in said.value
@@ -105,6 +105,15 @@ def test_buttons_tell_what_text_tells(lesson):
     form.children[1].children[1].value = "c"
     assert "✓ a)" in said.value and "2 of 2 right." in total.value
     assert progress.load()["quizzes"]["start"]["right"] == [1, 2]
+
+
+def test_letters_typed_into_a_quiz_are_kept_from_the_notebook(lesson):
+    pytest.importorskip("ipywidgets")
+    from llmkit.widgets.frame import Frame, Picture
+
+    form, frame = quiz._form("start", QUESTIONS), Frame("Test", lambda: Picture("<svg/>", "x"), {})
+    assert form._dom_classes == frame.view._dom_classes == ("llmkit-frame",)
+    assert form.children[-1].value == frame.view.children[-1].value and "suppress-shortcuts" in form.children[-1].value
 
 
 def test_a_notebook_gets_one_bundle_of_text_and_buttons(lesson, tmp_path):

@@ -5,10 +5,7 @@
 On display it is one MIME bundle: the live widget where there is a kernel, a PNG where there is none (GitHub, exports,
 notebooks that are not trusted), and a text. Only core ipywidgets are used, so it works offline and in every front end.
 
-Keyboard: JupyterLab and Notebook 7 take arrow and letter keys away from a focused control unless that element itself
-carries `data-lm-suppress-shortcuts`. ipywidgets cannot set attributes and its HTML widget runs no <script>, but events
-of its elements are handled, so a hidden picture that has loaded makes the page set the attribute on whatever receives
-the focus inside a frame. It also makes the line of text a live region, for screen readers.
+What is typed stays in the frame: keys.py.
 """
 
 import base64
@@ -17,18 +14,8 @@ from typing import NamedTuple
 
 import ipywidgets
 
+from llmkit.widgets.keys import keyed
 from llmkit.widgets.svg import escape, to_png, visible
-
-KEYS = """<img alt="" src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=" onload="
-if (!window.llmkitKeys) {
-  window.llmkitKeys = true;
-  document.addEventListener('focusin', event => {
-    const frame = event.target.closest('.llmkit-frame');
-    if (!frame) return;
-    event.target.setAttribute('data-lm-suppress-shortcuts', 'true');
-    frame.querySelectorAll('.llmkit-said').forEach(line => line.setAttribute('role', 'status'));
-  });
-}">"""
 
 
 class Picture(NamedTuple):
@@ -58,9 +45,8 @@ class Frame:
         self.svg = self.said = ""
         self._drawing = ipywidgets.HTML()
         self._line = ipywidgets.HTML().add_class("llmkit-said")
-        keys = ipywidgets.HTML(KEYS, layout={"display": "none"})
         bar = ipywidgets.HBox([*self.controls.values(), *self.extra], layout={"flex_flow": "row wrap"})
-        self.view = ipywidgets.VBox([bar, self._drawing, self._line, keys]).add_class("llmkit-frame")
+        self.view = keyed([bar, self._drawing, self._line])
         for name, control in self.controls.items():
             control.observe(lambda change, name=name: self.redraw(self._change(name, change)), names="value")
         self.redraw()

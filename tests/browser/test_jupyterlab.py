@@ -298,3 +298,23 @@ def test_clinic_desk_and_board_are_used_by_keyboard(browser, server):
         wait_until(page, lambda: "→ “embedding frozen”. Run A, step 40: no." in clinic.inner_text(), "answer")
         assert page.locator(".jp-Notebook .jp-Cell").count() == n_cells
         assert exceptions(page) == [] and left == []
+
+
+def test_a_quiz_is_answered_by_its_letters(browser, server):
+    notebook = with_canary(new_notebook(cells=[new_code_cell("from course.quiz import quiz\nquiz('start')")]))
+    with opened(browser, server, "quiz.ipynb", notebook) as (page, left):
+        cells, rows = page.locator(".jp-Notebook .jp-Cell"), page.locator(".widget-toggle-buttons")
+        form, kinds = page.locator(".llmkit-frame"), "all => all.map(one => one.className.match(/jp-\\w+Cell/)[0])"
+        before = cells.evaluate_all(kinds)
+        rows.nth(1).locator("button").last.focus()
+        for key in ("b", "a"):  # options of the quiz, shortcuts of the notebook: each would add a cell
+            page.keyboard.press(key)
+            answer = re.compile(f"[✓✗] {key}\\)")
+            wait_until(page, lambda answer=answer: answer.search(form.inner_text()), f"answer to {key}")
+            assert rows.nth(1).locator("button.mod-active").inner_text() == key
+        for key in ("d", "d", "x", "Control+b", "m"):  # more shortcuts: these would delete, cut, or change the cell
+            page.keyboard.press(key)
+        page.wait_for_timeout(500)
+        assert cells.evaluate_all(kinds) == before
+        assert rows.first.locator("button.mod-active").count() == 0  # the other questions are left alone
+        assert exceptions(page) == [] and left == []
