@@ -9,7 +9,7 @@ from widget_checks import HOSTILE, assert_bundle, assert_harmless, random_model,
 
 from llmkit.config import MoEConfig, preset
 from llmkit.model import Transformer
-from llmkit.moe import expert_load, routings
+from llmkit.moe import expert_load, load_balance_loss, routings
 from llmkit.widgets.router import (
     BALANCED,
     NO_BIAS,
@@ -57,12 +57,13 @@ def test_with_the_models_own_dials_the_board_is_the_models_own_routing(changes):
         block.mlp.bias.copy_(torch.linspace(-0.3, 0.3, 6))
     run = capture(model, town_tokenizer(), TEXT)
     own = dict(k=model.config.moe.n_active, capacity=changes.get("capacity_factor", NO_LIMIT), noise=0.0, bias=OWN_BIAS)
-    for layer, routing in enumerate(routings(model)):
-        board = rerouted(run, layer, **own)
+    boards = [rerouted(run, layer, **own) for layer in range(2)]
+    loss = load_balance_loss(model, by_layer=True).item()
+    assert sum(board.balance for board in boards) / 2 == pytest.approx(loss, rel=1e-5)
+    for board, routing in zip(boards, routings(model), strict=True):
         assert torch.equal(board.routing.experts, routing.experts) and torch.equal(board.routing.kept, routing.kept)
         torch.testing.assert_close(board.routing.weights, routing.weights)
         torch.testing.assert_close(board.load / board.load.sum(), expert_load(routing))
-        block.mlp.bias.zero_()
     for block in model.blocks:
         block.mlp.bias.zero_()
 
@@ -76,6 +77,18 @@ def test_room_goes_to_those_who_come_first():
     assert "expert 0 is the busiest, with 3 of 4 places, 1.5 times its share" in said
     assert "Room for 2 each: 1 dropped, and 1 tokens pass without any expert." in said
     assert said.endswith("t2 (2) goes to expert 0 with weight 1.00 (no room).")
+
+
+@pytest.mark.parametrize(("rows", "k", "loss"), [
+    ([[0.9, 0.1], [0.1, 0.9]], 1, "1.00; an even load has 1."),
+    ([[0.9, 0.1]] * 4, 1, "1.80; an even load has 1."),  # 2 * (1 * 0.9 + 0 * 0.1)
+    ([[0.6, 0.3, 0.1]] * 4, 2, "2.70; an even load has 2."),  # 3 * (1 * 0.6 + 1 * 0.3 + 0 * 0.1)
+])
+def test_the_line_tells_the_balance_loss(rows, k, loss):
+    run = by_hand(rows, k)
+    for room in (NO_LIMIT, 0.5):  # what finds no room counts as well
+        board = rerouted(run, 0, **OFF | dict(k=k, capacity=room))
+        assert f"The balance loss is {loss}" in draw(run, board, 0, token=0).said
 
 
 def test_the_balancing_bias_evens_the_load_and_leaves_the_weights():

@@ -3,8 +3,9 @@
     probs = softmax(router(x) + noise) → the k largest of probs + bias → those for whom there is room → weights
 
 Each expert has a lane with the tokens that come to it, a bar of its load beside its room, and the probability that the
-chosen token gives it. The dials act on the layer shown. What comes into that layer is what the model made of the text
-with its own settings, so that lanes change by what was turned and by nothing else.
+chosen token gives it; the line tells the layer's balance loss. The dials act on the layer shown. What comes into that
+layer is what the model made of the text with its own settings, so that lanes change by what was turned and by nothing
+else.
 
 Shapes: L layers, N tokens, E experts, k active experts.
 """
@@ -54,6 +55,12 @@ class Board(NamedTuple):
     def load(self) -> Tensor:
         """(E,) tokens that come to each expert, those that find no room included."""
         return self.routing.experts.flatten().bincount(minlength=self.routing.probs.shape[1])
+
+    @property
+    def balance(self) -> float:
+        """E * sum over e of f_e P_e, the layer's share of `moe.load_balance_loss` with by_layer: k at an even load."""
+        n, n_expert = self.routing.probs.shape
+        return float(n_expert * (self.load / n * self.routing.probs.mean(0)).sum())
 
 
 def router_board(models: Transformer | Mapping[str, Transformer], tokenizer: Tokenizer, text: str, **start) -> Frame:
@@ -221,7 +228,8 @@ def say(run: Run, board: Board, layer: int, token: int) -> str:
     spread = math.exp(float(torch.special.entr(load / n).sum()))
     words = [f"Layer {layer}: expert {int(load.argmax())} is the busiest, with {most} of {n} places, "
              f"{most * len(load) / n:.1f} times its share; {idle} of {len(load)} get nothing; the load is spread as "
-             f"over {spread:.1f} equal experts."]  # fmt: skip
+             f"over {spread:.1f} equal experts. The balance loss is {board.balance:.2f}; an even load has "
+             f"{routing.experts.shape[1]}."]  # fmt: skip
     if board.room is not None:
         lost, whole = int((~routing.kept).sum()), int((~routing.kept).all(-1).sum())
         words.append(f"Room for {board.room} each: {lost} dropped, and {whole} tokens pass without any expert.")
