@@ -112,6 +112,25 @@ def test_laws_of_poor_runs_stay_within_what_floats_hold():
         with pytest.raises(ValueError, match="does not fall"):
             law.cheapest(2.0, served=0)
 
+    for law in (Law(1.0, 1e3, 1.0, 0.001, 0.001), Law(1.0, 1.0, 1e3, 0.001, 0.001), Law(1.0, 1.0, 1e-130, 0.3, 0.3)):
+        with pytest.raises(ValueError, match="beyond what floats hold"):
+            law.cheapest(1.5, served=1e9)
+    with pytest.raises(ValueError, match="beyond what floats hold"):
+        Law(1.0, 1e3, 1.0, 0.001, 0.001).optimal(1e15)
+    assert Law(1.0, 1.0, 1.0, -100.0, 0.3).loss(1e9, 1e9) == math.inf
+
+
+def test_the_cheapest_is_found_where_smaller_models_need_more_tokens_than_floats_hold():
+    law = Law(E=1.0, A=1.0, B=1.0, alpha=0.3, beta=0.001)
+    n, d = law.cheapest(1.5, served=0)
+    assert law.loss(n, d) == pytest.approx(1.5)
+    assert all(m / n * law.tokens_to_reach(1.5, m) / d > 1 for m in (0.99 * n, 1.01 * n))
+
+
+def test_few_runs_tell_nothing_of_their_spread():
+    with pytest.raises(ValueError, match="at least 10 runs, not 9"):
+        bootstrap(N[:9], D[:9], losses()[:9], 5, torch.Generator())
+
 
 def test_as_table_keeps_the_order_of_the_fields():
     assert as_table([CHINCHILLA]).tolist() == [[1.69, 406.4, 410.7, 0.34, 0.28]]
