@@ -231,7 +231,8 @@ def patched(
 
     def begin(_, args, kwargs):
         nonlocal start
-        idx, cache = args[0], args[1] if len(args) > 1 else kwargs.get("cache")
+        given = dict(zip(("idx", "cache"), args, strict=False)) | kwargs
+        idx, cache = given["idx"], given.get("cache")
         start, *others = {0} if cache is None else set(cache.lengths)
         if others or rows not in (1, len(idx)) or start + idx.shape[1] < length:
             raise ValueError(

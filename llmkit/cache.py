@@ -17,13 +17,15 @@ class KVCache:
     """Room for `batch_size` texts of up to `max_length` tokens (default: the model's context); `lengths` are in use.
 
     It holds 2 L B K S_max D numbers of `dtype`, which must be what the model computes in (default: float32).
-    ValueError if max_length is beyond the context.
+    ValueError if max_length is beyond the context, or there is no text.
     """
 
     def __init__(self, config: ModelConfig, batch_size: int, max_length: int | None = None, device=None, dtype=None):
         self.max_length = config.context_length if max_length is None else max_length
         if not 1 <= self.max_length <= config.context_length:
             raise ValueError(f"max_length {max_length} must be 1 .. {config.context_length}, the model's context")
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size} must be at least 1")
         shape = (2 * config.n_layer, batch_size, config.n_kv_head, self.max_length, config.head_dim)
         self.kv = torch.zeros(shape, device=device, dtype=dtype)  # (2L, B, K, S_max, D): layer l's keys, then values
         self.lengths = [0] * batch_size

@@ -47,7 +47,8 @@ def wilson(successes: float, n: int) -> Score:
         raise ValueError("a score needs at least one question")
     p, z2 = successes / n, Z95**2
     centre, half = p + z2 / (2 * n), Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return Score(p, max((centre - half) / (1 + z2 / n), 0.0), min((centre + half) / (1 + z2 / n), 1.0), n)
+    low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
+    return Score(p, max(min(low, p), 0.0), min(max(high, p), 1.0), n)  # at 0 and 1 rounding can put p outside
 
 
 def score(model, tokenizer, task: Task, batch_size: int = 50) -> Score:

@@ -171,6 +171,7 @@ def test_patching_everything_makes_the_other_prompt(net):
     source = activations.capture(net, b)
     with activations.patched(net, source, **everything(net), resid=[(0, p) for p in range(9)]):
         torch.testing.assert_close(net(a), source.logits)
+        torch.testing.assert_close(net(idx=a, cache=None), source.logits)
     with activations.patched(net, source, resid=[(3, p) for p in range(9)]):
         torch.testing.assert_close(net(a), source.logits)
 

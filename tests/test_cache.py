@@ -60,6 +60,8 @@ def test_a_text_that_outgrows_the_cache_is_refused(net):
     assert cache.lengths == [10]
     with pytest.raises(ValueError, match="1 .. 24"):
         KVCache(net.config, 1, max_length=25)
+    with pytest.raises(ValueError, match="batch_size 0"):
+        KVCache(net.config, 0)
 
 
 def test_misuse_is_refused(net):

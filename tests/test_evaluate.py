@@ -53,6 +53,10 @@ def test_wilson_equals_scipy(successes, n):
     assert ours.value == successes / n and ours.n == n
 
 
+def test_all_right_and_all_wrong_are_the_ends_of_their_intervals():
+    assert all(wilson(n, n).high == 1.0 and wilson(0, n).low == 0.0 for n in range(1, 500))
+
+
 def test_the_truth_has_no_excess_loss(world, tokenizer):
     documents = world.documents(6, seed=3)
     result = excess_loss(Oracle(world, tokenizer), tokenizer, documents)
