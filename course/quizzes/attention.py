@@ -16,7 +16,8 @@ QUIZ = (
         ),
     ),
     Question(
-        "A head has vectors of 256 independent numbers of mean 0 and variance 1. How large are its raw scores, typically?",
+        "A head has vectors of 256 independent numbers of mean 0 and variance 1. How large are its raw scores, "
+        "typically?",
         "c",
         (
             ("About 1.", "That is so after dividing by √256."),
