@@ -65,7 +65,7 @@ def attention(q, k, v, mask=None):
 
 
 def fused_attention(q, k, v, mask=None):
-    """`attention`'s out by the fused kernel, which never holds the (T, S) scores. Without a mask, T is S or 1.
+    """`attention`'s out by the fused kernel, which never holds the (T, S) scores.
 
     On CUDA that is so where K = H, T = 1, or half precision meets no mask. By PyTorch's documentation (2.13) grouped
     heads have two kernels there: flash, which takes neither a mask nor float32, and the plain one, which holds the
@@ -77,6 +77,8 @@ def fused_attention(q, k, v, mask=None):
             mask = mask.unflatten(-3, q.shape[1:3]).squeeze(-2)  # ([B or 1,] K, G, S)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # on CUDA perhaps laid out as (B, G, K, D)
         return out.reshape(k.shape[0], -1, 1, k.shape[3])  # (B, H, 1, D)
+    if mask is None and q.shape[2] < k.shape[2]:  # the kernel's own causal mask takes the queries for the first T of S
+        mask = causal_mask(k.shape[2], q.device)[-q.shape[2] :]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
 
 

@@ -43,6 +43,12 @@ def test_fused_equals_the_definition(n_kv_head):
     torch.testing.assert_close(fused_attention(q, k, v, mask), attention(q, k, v, mask)[0])
 
 
+@pytest.mark.parametrize("t", [1, 3, 8, 9])
+def test_without_a_mask_the_queries_are_the_last(t):
+    q, k, v = qkv(t=t, s=9)
+    torch.testing.assert_close(fused_attention(q, k, v), attention(q, k, v)[0])
+
+
 @given(
     n_kv_head=st.sampled_from([1, 2, 4]),
     s=st.integers(1, 12),
