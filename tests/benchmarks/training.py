@@ -16,9 +16,10 @@ import transformers
 from llmkit.config import preset
 from llmkit.cost import parameters, training_flops
 from llmkit.data import Batch
-from llmkit.device import Timer, best_device, matmul_peak_flops
+from llmkit.device import best_device, matmul_peak_flops
 from llmkit.model import Transformer
 from llmkit.train import next_token_loss
+from tests.benchmarks.measure import in_turns, ratio
 
 BATCH = {"tiny": 16, "small": 8}
 GOAL = {"tiny": 0.44, "small": 0.68}
@@ -32,9 +33,8 @@ CONFIGS = {
 PEERS = {"small as Llama": 1.2, "small as GPT-2": None}  # the goal for the ratio of tokens/s
 
 
-def peer(name: str):
+def peer(name: str, c):
     """transformers' model of the same shape, with nothing random in it."""
-    c = CONFIGS[name]
     same = dict(vocab_size=c.vocab_size, attn_implementation="sdpa", tie_word_embeddings=True, use_cache=False)
     if name == "small as GPT-2":
         sizes = dict(n_positions=c.context_length, n_embd=c.d_model, n_layer=c.n_layer, n_head=c.n_head, n_inner=c.d_ff)
@@ -68,49 +68,40 @@ def training_step(config, batch_size: int, device, model=None, packed=False):
     return step
 
 
-def main(rounds: int = 7):
+def main(rounds: int = 7, configs=CONFIGS):
     device = best_device()
     print(f"device: {device}")
-    steps = {}
-    for name, config in CONFIGS.items():
+    peaks, steps = [], {}
+    for name, config in configs.items():
         batch_size = BATCH[name.split()[0]]
         steps[name] = training_step(config, batch_size, device.value)
         if name in PEERS:
-            steps[name, "transformers"] = training_step(config, batch_size, device.value, peer(name))
+            steps[name, "transformers"] = training_step(config, batch_size, device.value, peer(name, config))
         else:
             steps[name, "packed"] = training_step(config, batch_size, device.value, packed=True)
     for step in steps.values():
-        step()
-        step()  # warm up: the first optimizer step imports and allocates
-    peaks, seconds = [], {key: [] for key in steps}
-    for _ in range(rounds):
-        peaks.append(matmul_peak_flops(device.value, repeats=3))
-        for key, step in steps.items():
-            with Timer(device.value) as timer:
-                step()
-            seconds[key].append(timer.elapsed_s)
-    report(peaks, seconds)
+        step()  # the first optimizer step imports and allocates
+    measure_peak = {"peak": lambda: peaks.append(matmul_peak_flops(device.value, repeats=3))}
+    seconds = in_turns(measure_peak | steps, rounds, device.value)
+    report(configs, peaks, {key: seconds[key] for key in steps})
 
 
-def report(peaks, seconds):
+def report(configs, peaks, seconds):
     peak = statistics.median(peaks)
     print(f"matrix-product peak: {peak / 1e9:.0f} GFLOP/s (rounds: {min(peaks) / 1e9:.0f} .. {max(peaks) / 1e9:.0f})")
     for key, times in seconds.items():
         name, variant = key if isinstance(key, tuple) else (key, "")
-        config, batch_size, second = CONFIGS[name], BATCH[name.split()[0]], statistics.median(times)
+        config, batch_size, second = configs[name], BATCH[name.split()[0]], statistics.median(times)
         flops = training_flops(config, config.context_length).total * batch_size / second
         print(
             f"{name:14} {variant:12} N = {parameters(config).matmul / 1e6:.2f} M, "
             f"{batch_size} x {config.context_length}: {second * 1e3:5.0f} ms a step, "
             f"{batch_size * config.context_length / second:6.0f} tokens/s, utilisation {flops / peak:.1%}"
-            + (f" (goal {GOAL[name]:.0%})" if name in GOAL else "")
+            + (f" (goal {GOAL[name]:.0%})" if key in GOAL else "")
         )
     for name, goal in PEERS.items():
-        ratios = [a / b for a, b in zip(seconds[name, "transformers"], seconds[name], strict=True)]
-        print(
-            f"{name}: {statistics.median(ratios):.2f} times transformers' tokens/s"
-            + (f" (goal {goal})" if goal else "")
-        )
+        faster = ratio(seconds[name, "transformers"], seconds[name])
+        print(f"{name}: {faster:.2f} times transformers' tokens/s" + (f" (goal {goal})" if goal else ""))
 
 
 if __name__ == "__main__":
