@@ -65,7 +65,8 @@ def server(tmp_path_factory):
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     command = [sys.executable, *lab.command(Environment(repo), port, is_root, extra)[1:]]
     own_state = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
-                 "IPYTHONDIR": "ipython", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "spaces"}
+                 "IPYTHONDIR": "ipython", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "spaces",
+                 "COURSE_PROGRESS": "progress.json"}
     environment = offline_environment() | {name: str(state / value) for name, value in own_state.items()}
     log = state / "server.log"
     with log.open("w") as stream:
