@@ -8,7 +8,16 @@ import ipywidgets
 import numpy as np
 import pytest
 from PIL import Image
-from widget_checks import HOSTILE, assert_bundle, assert_harmless, random_model, texts, town, town_tokenizer
+from widget_checks import (
+    HOSTILE,
+    assert_bundle,
+    assert_harmless,
+    assert_readable,
+    random_model,
+    texts,
+    town,
+    town_tokenizer,
+)
 
 from llmkit.tokenizer import Tokenizer
 from llmkit.train import Record
@@ -58,14 +67,28 @@ def test_a_text_is_cut_to_its_width():
 
 def test_a_picture_has_its_ink_and_its_paper():
     square = svg.drawing(10, 10, [svg.rect(0, 0, 5, 10)], "half")
-    image = Image.open(io.BytesIO(svg.to_png(square, ink="#ff0000", paper="#000000", zoom=1))).convert("RGB")
-    assert image.getpixel((2, 5)) == (255, 0, 0) and image.getpixel((8, 5)) == (0, 0, 0)
+    image = Image.open(io.BytesIO(svg.to_png(square, ink="#ff0000", paper="#000000", zoom=1, margin=3))).convert("RGB")
+    assert image.getpixel((5, 8)) == (255, 0, 0) and image.getpixel((11, 8)) == (0, 0, 0)
+    assert image.size == (16, 16) and image.getpixel((1, 8)) == (0, 0, 0)  # the margin
+
+
+@pytest.mark.parametrize(("complaint", "parts"), [
+    ("hard to read", [svg.text(10, 30, "black", fill="#000000")]),  # on dark pages
+    ("hard to read", [svg.rect(0, 0, 99, 40, "#ffffff"), svg.text(10, 30, "ink on white")]),
+    ("hard to read", [svg.text(10, 30, "faint", fill_opacity=0.3)]),
+    ("cut off", [svg.text(30, 30, "a text too long")]),
+])
+def test_text_that_cannot_be_read_is_seen(complaint, parts):
+    on_blue = [svg.rect(0, 0, 99, 40, "#0072B2"), svg.text(10, 30, "white", fill="#ffffff")]
+    assert_readable(svg.drawing(100, 40, on_blue, ""))
+    with pytest.raises(AssertionError, match=complaint):
+        assert_readable(svg.drawing(100, 40, parts, ""))
 
 
 def test_a_matrix_is_drawn_cell_by_cell_with_its_sign():
     values = [[1.0, 0.0, -1.0], [9.0, np.nan, -0.5]]
     drawn = svg.drawing(30, 10, [svg.heat(0, 0, 30, 10, values, "#0000ff", "#ff0000")], "x")
-    image = Image.open(io.BytesIO(svg.to_png(drawn, paper="#ffffff", zoom=1))).convert("RGB")
+    image = Image.open(io.BytesIO(svg.to_png(drawn, paper="#ffffff", zoom=1, margin=0))).convert("RGB")
     pixels = [image.getpixel((x, y)) for y in (2, 7) for x in (5, 15, 25)]
     assert pixels[:5] == [(0, 0, 255), (255, 255, 255), (255, 0, 0), (0, 0, 255), (255, 255, 255)]
     assert pixels[5][0] == 255 and 80 < pixels[5][1] < 110
@@ -120,6 +143,7 @@ def test_the_movie_names_the_merge_made_and_the_next(tokenizer):
     merge.value = 1
     assert movie.said.startswith("merge: 0 → 1.") and f"merge {first.rank + 1} joined {left} and {right}" in movie.said
     assert f"×{tokenizer.merges[second.rank].count:,} in training" in " ".join(texts(movie.svg))
+    assert_readable(movie.svg)
 
 
 def test_bytes_of_characters_are_shown_with_the_character(tokenizer):
@@ -167,6 +191,7 @@ def test_the_strip_marks_where_the_lesson_is():
     assert strip.said == "Lesson 06: pretraining; then evaluation." and "▲ lesson 06" in texts(strip.svg)
     assert_harmless(strip)
     assert_bundle(strip)
+    assert_readable(strip.svg)
     assert lifecycle_strip(22).said.endswith("the last stage.")
     with pytest.raises(ValueError, match="no lesson 23"):
         lifecycle_strip(23)
@@ -190,6 +215,7 @@ def test_the_report_card_has_a_row_for_each_stage():
     frame = report_card(cards)
     cards["sft"] = card(answers=0.7)
     frame.redraw("sft is trained.")
+    assert_readable(frame.svg)
     assert frame.said.startswith("sft is trained. base: best") and {"70%", "answers"} <= set(texts(frame.svg))
     with pytest.raises(ValueError, match="none of the cards holds scores"):
         report_card({"base": {}})
@@ -223,6 +249,7 @@ def test_attention_moves_with_the_step():
     assert "Head 1.2 looks most at the token before, with 90% of its weight; where a word comes back" in frame.said
     assert frame.said.endswith("head 1.2 looks most at what followed it before: 40%.")
     assert "0.90" in texts(frame.svg) and frame.svg.count("<image") == 6
+    assert_readable(frame.svg)
     assert_harmless(frame)
     assert_bundle(frame)
     frame.controls["step"].value = 100

@@ -3,7 +3,7 @@
 import pytest
 
 from llmkit.widgets.clinic import NO_GUESS, REVEAL, Case, Shot, run_clinic
-from tests.widget_checks import HOSTILE, assert_bundle, assert_harmless, texts
+from tests.widget_checks import HOSTILE, assert_bundle, assert_harmless, assert_readable, texts
 
 STEPS = [1, *range(3, 31, 3)]
 
@@ -48,6 +48,7 @@ def test_another_run_asks_anew():
 def test_everything_moves_with_the_step_and_stands_beside_the_healthy_run():
     frame = shown(clinic(), fault_is_high=True)
     assert {"healthy run: 1.00 at step 30", "3.03", "3.0"} <= set(texts(frame.svg))
+    assert_readable(frame.svg)
     frame.controls["step"].value = 15
     assert {"3.07", "1.5"} <= set(texts(frame.svg)) and "One\u00a0kite\u00a015" in texts(frame.svg)
 

@@ -4,7 +4,16 @@ import re
 import numpy as np
 import pytest
 import torch
-from widget_checks import HOSTILE, assert_bundle, assert_harmless, random_model, texts, town, town_tokenizer
+from widget_checks import (
+    HOSTILE,
+    assert_bundle,
+    assert_harmless,
+    assert_readable,
+    random_model,
+    texts,
+    town,
+    town_tokenizer,
+)
 
 from llmkit import activations
 from llmkit.config import preset
@@ -75,6 +84,7 @@ def test_the_head_grid_follows_prompts_and_begins_with_the_strongest_head(model,
     habits = {"mine": np.arange(16.0).reshape(4, 4) / 16}
     frame = head_grid(model, tokenizer, PROMPT, habits)
     assert frame.controls["head"].value == "3.3" and "Its habits: mine 0.94." in frame.said
+    assert_readable(frame.svg)
     assert_harmless(frame)
     assert_bundle(frame)
     frame.controls["prompt"].value = "Mira"
@@ -140,6 +150,7 @@ def test_the_cell_shows_the_steps_of_a_query_and_a_key(cell):
     assert "÷ √16: off" in texts(frame.svg) and f"{product / 4:.2f}" not in texts(frame.svg)
     frame.controls["key"].value = 5
     assert "hidden by the mask" in frame.said and {"−∞", "hidden"} <= set(texts(frame.svg))
+    assert_readable(frame.svg)
     frame.controls["mask"].value = False
     assert "hidden" not in texts(frame.svg) and "mask: off" in texts(frame.svg)
     assert_harmless(frame)
@@ -195,6 +206,7 @@ def test_the_truth_stands_beside_the_lens(model, tokenizer):
     frame.controls["watch"].value = TRUE
     assert f"Rank of {tokens.labels(tokenizer, [int(truth.argmax())])[0]} after" in frame.said
     assert "in truth" in frame.said and "truth" in texts(frame.svg)
+    assert_readable(frame.svg)
     assert_harmless(frame)
     assert_bundle(frame)
     frame.controls["prompt"].value = HOSTILE[:24]
@@ -232,6 +244,7 @@ def test_a_token_is_stepped_through_the_model(model, tokenizer):
     assert f"softmax(q kᵀ / √D), shape (B, H, T, S) = (1, 4, {n}, {n}). Head" in frame.said
     assert_harmless(frame)
     assert_bundle(frame)
+    assert_readable(frame.svg)
     frame.controls["step"].value = 48
     probs = Journey(model, tokenizer, PROMPT).stops(n - 1)[-1].values
     assert f"{float(probs.max()):.3f}" in texts(frame.svg) and "probabilities" in texts(frame.svg)

@@ -3,7 +3,7 @@ import math
 from itertools import combinations
 
 import pytest
-from widget_checks import HOSTILE, assert_bundle, assert_harmless, texts
+from widget_checks import HOSTILE, assert_bundle, assert_harmless, assert_readable, texts
 
 from llmkit.unigram import Unigram
 from llmkit.widgets.lattice import MAX_CHARACTERS, N_BEST, in_lanes, lattice, percent, read
@@ -39,6 +39,7 @@ def test_the_line_and_the_drawing_name_the_chosen_segmentation():
     assert frame.said.startswith("k-th best: 1 → 2. 4 segmentations. Number 2: a·bc costs 6.00 nats")
     written = texts(frame.svg)
     assert {"ab", "bc", "abc", "2. a·bc", "3. ab·c", "6.50", "5.0"} <= set(written)
+    assert_readable(frame.svg)
     frame.controls["text"].value = "a"  # has one segmentation only
     assert "1 segmentation. Number 1: a costs 2.00 nats, 100.0% of the probability." in frame.said
 

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from widget_checks import HOSTILE, assert_bundle, assert_harmless, random_model, texts, town_tokenizer
+from widget_checks import HOSTILE, assert_bundle, assert_harmless, assert_readable, random_model, texts, town_tokenizer
 
 from llmkit import activations
 from llmkit.widgets.patch import ALL, DIFFER, LAST, MEAN, SECOND, ZERO, Bench, patch_bench
@@ -78,6 +78,7 @@ def test_the_frame_tells_the_change(frame, bench):
         assert f"{bench.gap(bench.seen(((0, None), (1, 2)), value, ALL)):.2f} after." in frame.said
     assert_harmless(frame)
     assert_bundle(frame)
+    assert_readable(frame.svg)
 
 
 def test_the_button_tries_each_part(frame, bench):

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from widget_checks import assert_bundle, assert_harmless, texts
+from widget_checks import LOOKS, assert_bundle, assert_harmless, assert_readable, contrast, pixels, texts
 
 from llmkit.config import RopeScaling
 from llmkit.positions import RoPE, alibi_slopes, rotate
@@ -50,11 +50,22 @@ def test_the_dial_tells_where_it_breaks():
     frame.controls["distance"].value = 400
     assert frame.said.startswith("distance: 64 → 400.") and "4 of 8 pairs" in frame.said
     assert texts(frame.svg).count("✕") == 4
+    assert_readable(frame.svg)
     assert_harmless(frame)
     assert_bundle(frame)
     frame.controls["scaling"].value = "linear"
     assert "0 of 8 pairs" in frame.said and "fastest pair turns 0.25 radians" in frame.said
     assert "up to distance 508." in frame.said and texts(frame.svg).count("✕") == 0
+
+
+def test_the_hand_of_a_clock_is_seen_on_its_sector_in_both_looks():
+    frame = position_dial(head_dim=16, trained=128)
+    frame.controls["distance"].value = 1  # the first hand is at 1 radian, and has been everywhere in training
+    x, y = 10 * math.sin(1), 10 * math.cos(1)
+    for look in LOOKS:
+        page = pixels(frame.svg, *look)
+        hand, sector = (page[[round(2 * (43 - s * y))], [round(2 * (23 + s * x))]] for s in (1, -1))
+        assert contrast(hand, sector) >= 3
 
 
 def test_alibi_shows_what_each_head_still_sees():
@@ -63,6 +74,7 @@ def test_alibi_shows_what_each_head_still_sees():
     factors = (-64 * alibi_slopes(4).double()).exp().tolist()
     assert f"multiplied by {', '.join(f'{f:.2g}' for f in factors)}:" in frame.said
     assert "head 3, slope 0.00391" in texts(frame.svg)
+    assert_readable(frame.svg)
     frame.controls["distance"].value = 0
     assert "multiplied by 1, 1, 1, 1:" in frame.said
     assert_harmless(frame)

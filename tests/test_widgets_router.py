@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from widget_checks import HOSTILE, assert_bundle, assert_harmless, random_model, texts, town_tokenizer
+from widget_checks import HOSTILE, assert_bundle, assert_harmless, assert_readable, random_model, texts, town_tokenizer
 
 from llmkit.config import MoEConfig, preset
 from llmkit.model import Transformer
@@ -165,6 +165,7 @@ def test_start_sets_the_dials():
     frame = router_board(random_moe(capacity_factor=1.1), town_tokenizer(), TEXT, layer=1, token=2)
     assert frame.controls["layer"].value == 1 and "(2) goes to" in frame.said
     assert frame.controls["capacity"].value == 1.1 and "Room for" in frame.said
+    assert_readable(frame.svg)
 
 
 def test_models_that_cannot_be_shown_are_refused():

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from widget_checks import assert_bundle, assert_harmless, texts
+from widget_checks import assert_bundle, assert_harmless, assert_readable, texts
 
 from llmkit.scaling import Law, as_table, interval
 from llmkit.widgets.scaling import Desk, Run, band, best_sizes, draw, losses, scaling_desk
@@ -87,5 +87,6 @@ def test_the_desk_moves(frame):
     assert frame.said.startswith("N, times the best: 1 → 2.") and "With 2.00 times that size" in frame.said
     frame.controls["served"].value = 1e8
     assert "To serve 100M tokens" in frame.said
+    assert_readable(frame.svg)
     assert_harmless(frame)
     assert_bundle(frame)

@@ -4,7 +4,16 @@ import re
 
 import pytest
 import torch
-from widget_checks import HOSTILE, assert_bundle, assert_harmless, random_model, texts, town, town_tokenizer
+from widget_checks import (
+    HOSTILE,
+    assert_bundle,
+    assert_harmless,
+    assert_readable,
+    random_model,
+    texts,
+    town,
+    town_tokenizer,
+)
 
 from llmkit import chat, sampling
 from llmkit.generate import generate
@@ -82,6 +91,7 @@ def test_the_laboratory_stands_hostile_prompts(model, tokenizer, world):
     lab = sampling_lab(model, tokenizer, HOSTILE, world, temperature=0.5, seed=7)
     assert_harmless(lab)
     assert_bundle(lab)
+    assert_readable(lab.svg)
 
 
 # ---- continuation box ----
@@ -164,6 +174,7 @@ def test_two_checkpoints_write_side_by_side(model, tokenizer, world):
     words = "".join(tokenizer.decode([i]) for i in page.ids).replace(" ", "")
     assert "".join(texts(box.svg)).replace("\u00a0", "").count(words) == 2
     assert re.match(r"a: 5 tokens.* <b>: 5 tokens", box.said)
+    assert_readable(box.svg)
     assert_harmless(box)
     assert_bundle(box)
 
@@ -199,6 +210,7 @@ def test_a_conversation_goes_on_and_can_begin_anew(model, tokenizer):
     box.controls["message"].value = "And\u00a0you?"
     send.click()
     assert {"Who?", "And\u00a0you?"} <= set(texts(box.svg))
+    assert_readable(box.svg)
     anew.click()
     assert box.said == "A new conversation. Press Send." and texts(box.svg) == ["nano"]
 

@@ -139,9 +139,9 @@ def _products(cell: Cell, query: int, key: int) -> list[str]:
     title = f"q and k in {len(q)} dimensions, and their products"
     parts = [svg.text(RIGHT, 12, title, font_weight="bold", font_size=12)]
     for y, name, vector, colour in ((20, "q", q, QUERY), (38, "k", k, KEY)):
-        parts.append(svg.text(RIGHT, y + 12, name, fill=colour, font_weight="bold"))
+        parts.append(svg.text(RIGHT, y + 12, name, font_weight="bold"))
         parts.append(svg.heat(RIGHT + 24, y, BARS, 15, unit(vector[None]), PLUS, MINUS))
-        parts.append(svg.rect(RIGHT + 24, y, BARS, 15, "none", stroke="currentColor", stroke_opacity=0.3))
+        parts.append(svg.rect(RIGHT + 24, y, BARS, 15, "none", stroke=colour, stroke_width=1.5))
     parts.append(svg.text(RIGHT, 86, "q k", font_weight="bold", font_size=11))
     parts.append(svg.line(RIGHT + 24, 82, RIGHT + 24 + BARS, 82, stroke_opacity=0.4))
     for i, product in enumerate(products):
@@ -191,12 +191,12 @@ def _row(cell: Cell, query: int, key: int, scores: Tensor, weights: Tensor, mask
         y, hidden = top + ROW * k, mask and k > query
         weight, value = float(row[k]), float(raw[k])
         words.append(svg.text(RIGHT + label - 6, y + 11, name, text_anchor="end", font_family=svg.MONO, font_weight=
-                              "bold" if k == key else None, fill_opacity=0.4 if hidden else None))  # fmt: skip
+                              "bold" if k == key else None, fill_opacity=0.6 if hidden else None))  # fmt: skip
         size = 0.5 * SCORE * abs(value) / most
         parts.append(svg.rect(x_score - size if value < 0 else x_score, y + 2, size, ROW - 4,
                               MINUS if value < 0 else PLUS, fill_opacity=0.2 if hidden else 1))  # fmt: skip
         if hidden:
-            words.append(svg.text(x_weight, y + 11, "hidden", fill_opacity=0.5))
+            words.append(svg.text(x_weight, y + 11, "hidden", fill_opacity=0.6))
         else:
             parts.append(svg.rect(x_weight, y + 2, WEIGHT * abs(weight) / heaviest, ROW - 4,
                                   MODEL if weight >= 0 else MINUS))  # fmt: skip

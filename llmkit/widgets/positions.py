@@ -143,7 +143,7 @@ def _reach(dial: Dial) -> int:
 def _clock(angle: float, most: float, unseen: bool) -> list[str]:
     """A circle with its hand; the sector up to `most` radians shaded."""
     r, c = CLOCK / 2 - 2, CLOCK / 2
-    colour = TRUTH if unseen else MODEL
+    colour = TRUTH if unseen else "currentColor"
 
     def rim(a):
         return c + r * math.sin(a), c - r * math.cos(a)

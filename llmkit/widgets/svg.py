@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 import resvg_py
-from PIL import Image
+from PIL import Image, ImageOps
 
 SANS = "DejaVu Sans, Verdana, Segoe UI, sans-serif"
 MONO = "DejaVu Sans Mono, Menlo, Consolas, monospace"
@@ -150,12 +150,17 @@ def drawing(width: float, height: float, parts: list[str], label: str) -> str:
     return f"<svg {head} {view} {aria} {font}>{''.join(parts)}</svg>"
 
 
-def to_png(svg: str, ink: str = INK, paper: str = PAPER, zoom: float = 1.25) -> bytes:
-    """The drawing as a PNG of its 64 most frequent colours, so that tints stay what they are. Text is in matplotlib's
-    DejaVu fonts, and in the system's where those lack a character."""
+def render(svg: str, ink: str = INK, paper: str = PAPER, zoom: float = 1.25) -> Image.Image:
+    """The drawing on a page. Text is in matplotlib's DejaVu fonts, and in the system's where those lack a character."""
     coloured = svg.replace("<svg ", f'<svg color="{ink}" ', 1)
     picture = resvg_py.svg_to_bytes(svg_string=coloured, background=paper, zoom=zoom, font_dirs=[_fonts()])
-    whole = Image.open(io.BytesIO(bytes(picture))).convert("RGB")
+    return Image.open(io.BytesIO(bytes(picture))).convert("RGB")
+
+
+def to_png(svg: str, ink: str = INK, paper: str = PAPER, zoom: float = 1.25, margin: float = 8) -> bytes:
+    """The drawing as a PNG of its 64 most frequent colours, so that tints stay what they are. The paper has a margin,
+    since its edge is seen where the page is dark."""
+    whole = ImageOps.expand(render(svg, ink, paper, zoom), round(margin * zoom), paper)
     colours = np.array([rgb for _, rgb in sorted(whole.getcolors(whole.width * whole.height), reverse=True)])  # (n, 3)
     palette = colours[:64]
     nearest = ((colours[:, None] - palette) ** 2).sum(-1).argmin(-1)  # (n,)
