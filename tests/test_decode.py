@@ -65,6 +65,9 @@ def test_stands_aside_where_it_does_not_apply():
     net = model()
     net.blocks[0].attn.out = torch.nn.Sequential(net.blocks[0].attn.out)
     assert decoder(net, 1) is net
+    net = model()
+    net.blocks[0].mlp.forward = torch.zeros_like
+    assert decoder(net, 1) is net
 
 
 def test_bad_ids_are_refused_as_by_the_model():
