@@ -83,7 +83,7 @@ def machine_path(text):
 # ---- pictures ----
 
 def clean_png(data: bytes) -> bytes:
-    """A palette PNG on white, in as many colours (256 … 64) as fit MAX_PNG_BYTES."""
+    """A palette PNG on white, in as many colours (128 … 64) as fit MAX_PNG_BYTES."""
     with Image.open(io.BytesIO(data)) as image:
         done = image.format == "PNG" and image.mode == "P" and not image.info
         if done and (len(data) <= MAX_PNG_BYTES or len(image.getpalette()) <= 3 * FEWEST_COLOURS):
@@ -91,7 +91,7 @@ def clean_png(data: bytes) -> bytes:
         image = image.convert("RGBA")
     picture = Image.new("RGB", image.size, "white")  # a dark page would show dark text on a transparent ground
     picture.paste(image, mask=image.getchannel("A"))
-    colours = 256
+    colours = 128
     while True:
         file = io.BytesIO()
         reduced = picture.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

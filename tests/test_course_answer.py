@@ -117,6 +117,11 @@ def test_a_stub_is_not_wrong_but_unwritten(stub):
         Answer(stub, "total", ["items"])([1])
 
 
+def test_an_operation_that_pytorch_lacks_is_a_mistake_and_not_a_stub():
+    with pytest.raises(Mishap, match="stops with NotImplementedError: .*Float"):
+        Answer(lambda items: torch.ones(2, dtype=torch.bool) & torch.ones(2), "total", ["items"])([1])
+
+
 @pytest.mark.parametrize(("got", "want", "words"), [
     (torch.ones(2, 3), torch.ones(3, 2), r"a tensor of shape (2, 3), but a tensor of shape (3, 2) is asked for"),
     ([1.0], torch.ones(1), "a list of 1, but a tensor of shape (1,) is asked for"),
