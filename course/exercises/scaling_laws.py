@@ -103,6 +103,8 @@ WRONG_HUBERS = (
      "its absolute value first."),
     (pieces(line=lambda off, delta: delta * off - delta / 2),
      "The brackets are missing: delta * (off - delta/2), so that the line starts where the parabola ends."),
+    (pieces(off_of=lambda p, m: abs(math.log10(p / m))),
+     "Logarithms to the base 10. Natural ones are asked for: math.log, torch.log or np.log."),
     (pieces(off_of=lambda p, m: abs(p / m - 1)),
      "That is the relative difference, predicted/measured - 1. It is nearly the same near 0, but calls twice too much "
      "worse than half of it."),

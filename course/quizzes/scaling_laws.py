@@ -1,4 +1,4 @@
-"""Lesson 07: what each term of the law means, what a fit can and cannot tell, and for whom a small model is better."""
+"""Lesson 07: what each term of the law means, what a fit and its interval tell, and who wants a small model."""
 
 from course.quiz import Question
 
@@ -33,8 +33,8 @@ QUIZ = (
         ),
     ),
     Question(
-        "A run of 4 million tokens has its loss noted every 0.5 million, while its learning rate is high, and a law is "
-        "fitted to these numbers. What is wrong with them?",
+        "The learning rate of a run falls to 0 at its end, after 4 million tokens. Its loss is noted every 0.5 "
+        "million, and a law is fitted to these numbers. What is wrong with them?",
         "d",
         (
             (
@@ -78,6 +78,29 @@ QUIZ = (
             (
                 "Repeating each run with other seeds and taking the means.",
                 "It takes away noise. It does not tell how the curve goes on.",
+            ),
+        ),
+    ),
+    Question(
+        "A law fitted to small runs predicts 1.31 for a large model, with a bootstrap interval of 1.21 to 1.42. What "
+        "does the interval tell?",
+        "c",
+        (
+            (
+                "That the loss will lie in it, with a probability of 95 %.",
+                "Only if the formula holds out there, and no draw of the small runs can test that.",
+            ),
+            (
+                "How much the loss varies from seed to seed of the large model.",
+                "No large model was trained. What varies is which of the small runs are drawn.",
+            ),
+            (
+                "What other small runs like these might have predicted, by the same formula.",
+                "Yes. Noise in the runs is in it. A formula that fails further out is not.",
+            ),
+            (
+                "Nothing, as long as the true loss is not known.",
+                "It does tell how much the runs leave open: a wide one says that they do not suffice.",
             ),
         ),
     ),

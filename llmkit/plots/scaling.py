@@ -52,15 +52,23 @@ def intervals(estimates: Mapping[str, tuple[float, float, float]], truth: float 
     return figure
 
 
-def isoflops(law: Law, budgets: Sequence[float], n: Sequence[float]) -> Figure:
-    """The loss of each size in `n` at each budget, their lowest points, and the path that these take."""
+def isoflops(
+    law: Law, budgets: Sequence[float], n: Sequence[float], runs: Sequence[tuple[float, float, float]] = ()
+) -> Figure:
+    """The loss of each size in `n` at each budget, their lowest points, and the path that these take.
+
+    Measured `runs`, (n, d, loss), are circles, in the shade of what they cost: 6 n d.
+    """
     figure = Figure(figsize=(7, 3.4), layout="constrained")
-    axes = figure.subplots()
-    shades = colormaps["viridis"](np.linspace(0.85, 0.1, len(budgets)))
+    axes, shades = figure.subplots(), np.linspace(0.85, 0.1, len(budgets))
     for budget, shade in zip(budgets, shades, strict=True):
-        axes.plot(n, isoflop(law, budget, n), color=shade, label=f"{budget:.0e} FLOPs")
+        axes.plot(n, isoflop(law, budget, n), color=colormaps["viridis"](shade), label=f"{budget:.0e} FLOPs")
     best = [law.optimal(budget) for budget in budgets]
     axes.plot([size for size, _ in best], [law.loss(*pair) for pair in best], "o:", color=TRUTH, label="best size")
+    if runs:
+        size, d, loss = np.array(runs).T
+        spent = colormaps["viridis"](np.interp(np.log(6 * size * d), np.log(budgets), shades))
+        axes.scatter(size, loss, s=24, facecolors="none", edgecolors=spent, linewidths=1.2, label="runs", zorder=3)
     axes.set(xlabel="parameters N", ylabel="loss (nats/token)")
     return _logs(figure, axes)
 
