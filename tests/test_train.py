@@ -2,12 +2,15 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
 from run_cases import CONFIG, batches, make_model, noisy_loss, results, same_weights
+from torch._dynamo.utils import counters
 
 from llmkit import run
 from llmkit.checkpoint import CheckpointError, read_tensors
@@ -206,6 +209,20 @@ def test_torch_compile_is_refused_with_a_sentence_and_fit_does_without(monkeypat
     with pytest.raises(RuntimeError, match=r"\(g\+\+\). It needs a C\+\+ compiler.*or train without"):
         compiled(model)
     assert fit(model, batches, 1)[0].loss == next_token_loss(make_model(), batches(0)).item()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="no C++ compiler on this machine")
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own
+def test_a_compiled_model_learns_the_same():
+    def losses(prepare):
+        torch.manual_seed(0)
+        return [r.loss for r in fit(prepare(Transformer(replace(CONFIG, n_layer=1))), batches, 5, lr=1e-2)]
+
+    before = counters["frames"]["ok"]
+    expected = losses(lambda model: model)
+    assert counters["frames"]["ok"] == before
+    assert losses(compiled) == pytest.approx(expected, rel=1e-5)
+    assert counters["frames"]["ok"] > before + 1  # more than `compiled` needs to see whether it can
 
 
 def test_the_log_holds_the_records(tmp_path):
