@@ -1,4 +1,4 @@
-"""How good is the model? Loss beside the truth, and task scores, each with a 95 % interval.
+"""How good is the model? Loss beside the truth, bits per byte, and task scores, each with a 95 % interval.
 
 Scores are shares of questions answered rightly, so their intervals are Wilson's; losses are means over documents, and
 their intervals come from the spread between documents (a document, not a token, is the independent unit).
@@ -21,7 +21,7 @@ Z95 = 1.959964
 
 @dataclass(frozen=True)
 class Score:
-    """A share of `n` questions with its 95 % interval."""
+    """A share of `n` questions, or a mean over `n` texts, with its 95 % interval."""
 
     value: float
     low: float
@@ -87,15 +87,25 @@ def excess_loss(model, tokenizer, documents) -> Excess:
     lengths = torch.tensor([len(i) + 1 for i in ids], dtype=torch.float64)
     nats = document_nats(model, ids, tokenizer.eos_id)
     truth = torch.tensor([d.nats for d in documents], dtype=torch.float64)
-    difference, tokens = nats - truth, lengths.sum()
-    excess = difference.sum() / tokens
-    residual = difference - excess * lengths  # a ratio of sums: its variance by the delta method
-    half = Z95 * float(residual.square().sum().sqrt() / tokens)
-    return Excess(
-        float(nats.sum() / tokens),
-        float(truth.sum() / tokens),
-        float(excess),
-        float(excess) - half,
-        float(excess) + half,
-        len(ids),
-    )
+    excess, half = _ratio(nats - truth, lengths)
+    loss, floor = (float(total.sum() / lengths.sum()) for total in (nats, truth))
+    return Excess(loss, floor, excess, excess - half, excess + half, len(ids))
+
+
+def bits_per_byte(nats: Sequence[float], texts: Sequence[str]) -> Score:
+    """What texts cost, nats[i] for all of texts[i], in bits per byte of UTF-8: comparable between tokenizers.
+
+    With the nats of `Document`s it is the least possible. ValueError without a byte, or if the numbers do not match.
+    """
+    sizes = torch.tensor([len(text.encode()) for text in texts], dtype=torch.float64)
+    if len(nats) != len(texts) or not sizes.sum():
+        raise ValueError(f"{len(nats)} costs for {len(texts)} texts of {int(sizes.sum())} bytes: each needs its own")
+    value, half = _ratio(torch.as_tensor(nats, dtype=torch.float64) / math.log(2), sizes)
+    return Score(value, value - half, value + half, len(texts))
+
+
+def _ratio(amounts: torch.Tensor, sizes: torch.Tensor) -> tuple[float, float]:
+    """The sum of amounts (n,) over the sum of sizes (n,), and half its 95 % interval, by the delta method."""
+    ratio = amounts.sum() / sizes.sum()
+    residual = amounts - ratio * sizes
+    return float(ratio), Z95 * float(residual.square().sum().sqrt() / sizes.sum())

@@ -10,7 +10,7 @@ from torch import nn
 
 from llmkit import evaluate, tasks
 from llmkit.config import preset
-from llmkit.evaluate import complete, excess_loss, score, wilson
+from llmkit.evaluate import bits_per_byte, complete, excess_loss, score, wilson
 from llmkit.model import Transformer
 from llmkit.tokenizer import Tokenizer
 from llmkit.world import World
@@ -108,3 +108,26 @@ def test_no_questions_is_an_error():
 def test_no_documents_is_an_error(tokenizer):
     with pytest.raises(ValueError, match="no document"):
         excess_loss(None, tokenizer, [])
+
+
+def test_bits_per_byte_by_hand():
+    result = bits_per_byte([math.log(2) * 6, math.log(2) * 2], ["abcd", "é"])  # 6 bits for 4 bytes, 2 bits for 2
+    assert result.value == pytest.approx(8 / 6) and result.n == 2
+    residual = 6 - 4 * 8 / 6  # and of the second text the same with the other sign
+    assert result.high - result.value == pytest.approx(1.959964 * math.sqrt(2) * residual / 6)
+    assert result.value - result.low == pytest.approx(result.high - result.value)
+
+
+def test_bits_per_byte_do_not_depend_on_the_tokenizer(world, tokenizer):
+    documents = world.documents(40, seed=3)
+    by_text = bits_per_byte([d.nats for d in documents], [d.text for d in documents])
+    ids = [[*tokenizer.encode(d.text), tokenizer.eos_id] for d in documents]
+    by_token = bits_per_byte([world.token_nats(i, tokenizer).sum() for i in ids], [d.text for d in documents])
+    assert by_text.value == pytest.approx(by_token.value, abs=1e-9) and 0.2 < by_text.value < 0.35
+
+
+def test_costs_that_belong_to_no_text_are_refused():
+    with pytest.raises(ValueError, match="1 costs for 2 texts"):
+        bits_per_byte([1.0], ["a", "b"])
+    with pytest.raises(ValueError, match="of 0 bytes"):
+        bits_per_byte([1.0], [""])
