@@ -16,14 +16,14 @@ QUIZ = (
         ),
     ),
     Question(
-        "In which model does a norm stand between a token's embedding and the top of the stream, on the direct way?",
+        "In which models does the stream itself go through a norm again and again, in every layer?",
         "c",
         (
             ("In pre-norm models.", "There the norms stand on the branches: what a part reads is normed, not the sum."),
             ("In every model with norms.", "It depends on where they stand."),
             ("In post-norm models.",
              "Yes: each sum is normed, so the direct way goes through two norms a layer. Deep ones train badly."),
-            ("In none.", "The transformer of 2017 was built like that."),
+            ("In none.", "The transformer of 2017 was built so, and many after it."),
         ),
     ),
     Question(
