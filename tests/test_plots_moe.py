@@ -36,6 +36,9 @@ def test_losses_are_means_of_the_seeds_above_the_floor():
     (axes,) = moe.losses({"dense": ([10, 20], [[3.0, 2.0], [4.0, 2.5]]), "sparse": ([10, 20], [2.5, 1.5])}, 0.5).axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[3.5, 2.25], [2.5, 1.5], [0.5, 0.5]]
     assert [line.get_label() for line in axes.lines] == ["dense", "sparse", "least possible"]
+    (axes,) = moe.losses({"dense": ([10, 20], [3.0, 2.0])}, floor=0.5, stranger=1.5).axes
+    assert [line.get_label() for line in axes.lines[1:]] == ["a stranger", "least possible"]
+    assert [line.get_ydata()[0] for line in axes.lines[1:]] == [1.5, 0.5]
 
 
 def test_dropped_has_shares_in_percent_beside_what_they_cost():

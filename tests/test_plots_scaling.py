@@ -1,6 +1,7 @@
 """Figures of scaling laws show what they are given."""
 
 import pytest
+from matplotlib.colors import to_rgba
 
 from llmkit.plots import scaling, short
 from llmkit.scaling import Law
@@ -34,6 +35,15 @@ def test_isoflops_have_their_lowest_points_where_the_law_has_them():
     (axes,) = scaling.isoflops(LAW, [1e11, 1e13], [1e4, 1e5, 1e6]).axes
     assert list(axes.lines[1].get_ydata()) == pytest.approx([LAW.loss(n, 1e13 / 6 / n) for n in (1e4, 1e5, 1e6)])
     assert list(axes.lines[2].get_xdata()) == pytest.approx([LAW.optimal(1e11)[0], LAW.optimal(1e13)[0]])
+
+
+def test_runs_beside_the_isoflops_have_the_shade_of_what_they_cost():
+    runs = [(1e5, 1e11 / 6e5, 2.0), (1e6, 1e13 / 6e6, 1.5)]  # n, d, loss: of the two budgets exactly
+    (axes,) = scaling.isoflops(LAW, [1e11, 1e13], [1e4, 1e5, 1e6], runs).axes
+    (circles,) = axes.collections
+    assert circles.get_offsets().tolist() == [[1e5, 2.0], [1e6, 1.5]]
+    for circle, line in zip(circles.get_edgecolors(), axes.lines[:2], strict=True):
+        assert tuple(circle) == pytest.approx(to_rgba(line.get_color()), abs=0.02)
 
 
 def test_predictions_stand_beside_what_was_measured():

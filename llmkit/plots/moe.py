@@ -68,17 +68,20 @@ def explained(shares: Mapping[str, Sequence[float]], shuffled: Mapping[str, Sequ
     return figure
 
 
-def losses(runs: Mapping[str, tuple[Sequence[float], Sequence]], floor: float | None = None) -> Figure:
+def losses(
+    runs: Mapping[str, tuple[Sequence[float], Sequence]], floor: float | None = None, stranger: float | None = None
+) -> Figure:
     """Loss by step for each named run: (steps, losses), the losses of one seed (S,) or of several (seeds, S), drawn as
-    their mean and range."""
+    their mean and range; the least possible loss, and that of a stranger, as lines."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     for (name, (steps, values)), (colour, marker, line) in zip(runs.items(), RUNS, strict=False):
         values = np.atleast_2d(values)
         axes.plot(steps, values.mean(0), line, color=colour, marker=marker, markersize=4, label=name)
         axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
-    if floor is not None:
-        axes.axhline(floor, color=TRUTH, linestyle="--", linewidth=1, label="least possible")
+    for level, colour, line, name in ((stranger, STRANGER, ":", "a stranger"), (floor, TRUTH, "--", "least possible")):
+        if level is not None:
+            axes.axhline(level, color=colour, linestyle=line, linewidth=1.2, label=name)
     axes.set(xlabel="step", ylabel="loss (nats/token)")
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
