@@ -182,6 +182,10 @@ def write_config(config: ModelConfig) -> tuple[str, dict]:
         raise CheckpointError(
             f"no architecture that is written here has {name} {values[name]!r}: {CLASSES[family]} comes nearest"
         )
+    if family == "llama" and config.d_model % config.n_head:
+        raise CheckpointError(
+            f"d_model ({config.d_model}) is no multiple of n_head ({config.n_head}), which transformers asks of a Llama"
+        )
     written = {theirs: values[ours] for ours, theirs in FIELDS[family].items()}
     written |= {name: allowed[0] for name, allowed in REQUIRED[family].items()}
     written |= dict(model_type=family, architectures=[CLASSES[family]])

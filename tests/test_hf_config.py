@@ -111,6 +111,7 @@ def test_what_is_not_read_is_named(values, message):
         (LLAMA | dict(sliding_window=8), "sliding_window 8|qk_norm False"),
         (GPT2 | dict(n_kv_head=2), "n_kv_head 2"),
         (GPT2 | dict(head_dim=24), "head_dim 24"),
+        (LLAMA | dict(n_head=6), r"d_model \(64\) is no multiple of n_head \(6\)"),
         (dict(norm="layer"), "norm 'layer'"),
     ],
 )
