@@ -39,16 +39,19 @@ def test_cgroup_quota(tmp_path, membership, files, expected):
     assert cgroup(tmp_path, membership, files) == expected
 
 
-def chosen_threads(**environment):
-    code = "import torch; from llmkit import device; c = device.threads(); print(torch.get_num_threads(), c)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    return done.stdout.strip() or done.stderr
+THREADS = """import os, torch
+from llmkit import device
+print(torch.get_num_threads(), device.threads(), torch.get_num_threads())
+device.threads.cache_clear()
+os.environ["CPU_LIMIT"] = "two"
+device.threads()"""
 
 
 def test_cpu_limit_decides_and_says_so():
-    clean = {k: v for k, v in os.environ.items() if k not in ("CPU_LIMIT", "OMP_NUM_THREADS")}
-    assert chosen_threads(**clean, CPU_LIMIT="0.5") == "1 1 (CPU_LIMIT=0.5)"
-    assert "CPU_LIMIT='two' must be a number" in chosen_threads(**clean, CPU_LIMIT="two")
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "CPU_LIMIT": "0.5"}
+    done = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "2 1 (CPU_LIMIT=0.5) 1"
+    assert "CPU_LIMIT='two' must be a number" in done.stderr
 
 
 def test_device_and_dtype_say_what_they_chose():
