@@ -105,7 +105,8 @@ def bits_per_byte(nats: Sequence[float], texts: Sequence[str]) -> Score:
 
 
 def _ratio(amounts: torch.Tensor, sizes: torch.Tensor) -> tuple[float, float]:
-    """The sum of amounts (n,) over the sum of sizes (n,), and half its 95 % interval, by the delta method."""
+    """The sum of amounts (n,) over the sum of sizes (n,), and half its 95 % interval, by the delta method; NaN of one
+    alone, which says nothing about the spread."""
     ratio = amounts.sum() / sizes.sum()
     residual = amounts - ratio * sizes
-    return float(ratio), Z95 * float(residual.square().sum().sqrt() / sizes.sum())
+    return float(ratio), Z95 * float(residual.square().sum().sqrt() / sizes.sum()) if len(sizes) > 1 else math.nan

@@ -118,6 +118,11 @@ def test_bits_per_byte_by_hand():
     assert result.value - result.low == pytest.approx(result.high - result.value)
 
 
+def test_one_text_alone_has_no_interval():
+    result = bits_per_byte([math.log(2) * 6], ["abcd"])
+    assert result.value == pytest.approx(1.5) and math.isnan(result.low) and math.isnan(result.high)
+
+
 def test_bits_per_byte_do_not_depend_on_the_tokenizer(world, tokenizer):
     documents = world.documents(40, seed=3)
     by_text = bits_per_byte([d.nats for d in documents], [d.text for d in documents])
