@@ -51,6 +51,20 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(town, small, tmp_path):
     assert list(experiment.points(24, (4, 8), stream, examine, tmp_path / "stopped")) == whole
 
 
+def test_training_again_returns_a_record_and_leaves_the_shipped_one_alone(town, small, tmp_path, monkeypatch):
+    stream, examine = town
+    monkeypatch.setattr(experiment, "WORK", tmp_path)
+    monkeypatch.setattr(experiment, "RUNS", [("town", 24, 0, (4, 8))])
+    monkeypatch.setattr(experiment, "stream", lambda world, tokenizer, text: stream)
+    monkeypatch.setattr(experiment, "Examination", lambda world, tokenizer, kinds: examine)
+    shipped = experiment.FILE.read_bytes()
+    record = experiment.train()
+    assert [(r["text"], r["d_model"], r["d"]) for r in record["runs"]] == [("town", 24, 512), ("town", 24, 1024)]
+    assert record.keys() == experiment.load().keys() and experiment.FILE.read_bytes() == shipped
+    monkeypatch.setattr(experiment, "make", lambda *row: pytest.fail("it was there already"))
+    assert experiment.train(["town-24"]) == record
+
+
 def test_an_examination_knows_the_floor_of_each_kind(town):
     _, examine = town
     nats, kinds = sum(d.nats for d in examine.documents), {d.kind for d in examine.documents}

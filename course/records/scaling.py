@@ -133,8 +133,9 @@ def load() -> dict:
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
-def main(chosen: list[str]) -> None:
-    """Train the rows of RUNS that are chosen, by text ("town"), size ("64") or both ("town-64"); none: all."""
+def train(chosen: Sequence[str] = ()) -> dict:
+    """Train the rows of RUNS that are chosen, by text ("town"), size ("64") or both ("town-64"); none: all. Rows that
+    are there are left as they are. The record of all that has been made so far."""
     world, (_, tokenizer) = World(0), checkpoint.load("draft")
     examinations = {text: Examination(world, tokenizer, kinds) for text, (kinds, _) in TEXTS.items()}
     for text, d_model, seed, steps in RUNS:
@@ -142,8 +143,8 @@ def main(chosen: list[str]) -> None:
         if not chosen or {text, str(d_model), f"{text}-{d_model}"} & set(chosen):
             if not done.exists() or len(json.loads(done.read_text(encoding="utf-8"))) < len(steps):
                 make(text, d_model, seed, steps, stream(world, tokenizer, text), examinations[text])
-    FILE.write_text(json.dumps(gather(examinations), separators=(",", ":")) + "\n", encoding="utf-8")
+    return gather(examinations)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    FILE.write_text(json.dumps(train(sys.argv[1:]), separators=(",", ":")) + "\n", encoding="utf-8")
