@@ -69,7 +69,7 @@ def check_cache(name: str, scale: Scale, device) -> str:
     cache = KVCache(config, 2, device=device)
     pieces = [model(idx[:, :16], cache), *(model(token, cache) for token in idx[:, 16:].split(1, dim=1))]
     cached, naive = torch.cat(pieces, dim=1), model(idx)  # (B, T, V)
-    torch.testing.assert_close(cached, naive, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(cached, naive, atol=1e-3, rtol=1e-3)
     assert torch.equal(generate(model, idx, 16, temperature=0), generate_naive(model, idx, 16, temperature=0))
     return f"{name} cached = naive: logits within {(cached - naive).abs().max():.0e}, greedy texts equal"
 
@@ -87,7 +87,7 @@ def check_dtype(name: str, scale: Scale, device) -> str:
     apart = max(abs(a - b) / a for a, b in zip(*losses, strict=True))
     (first, *_, last), (*_, rough) = losses
     assert last < 0.9 * first, f"it did not learn: {first:.3f} -> {last:.3f}"
-    assert apart < 0.05, f"the losses are {apart:.1%} apart"
+    assert apart < 0.02, f"the losses are {apart:.1%} apart"
     return (
         f"{name} {dtype} close to float32: 20 steps from {first:.3f} to {rough:.4f} and {last:.4f} nats/token, "
         f"never more than {apart:.3%} apart"
