@@ -88,9 +88,10 @@ def _counts(experts: Tensor, n_expert: int) -> Tensor:
 def _product(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
     """Rows x (M, in), those of expert e ending before ends[e], each times its expert's matrix of (E, out, in)."""
     aligned = all(n * x.element_size() % 16 == 0 for n in matrices.shape[1:])  # the kernel insists
-    if aligned and hasattr(F, "grouped_mm"):  # since PyTorch 2.10
+    takes = (torch.bfloat16,) if torch.compiler.is_compiling() else (torch.bfloat16, torch.float16, torch.float32)
+    if aligned and x.dtype in takes and hasattr(F, "grouped_mm"):  # since PyTorch 2.10
         return F.grouped_mm(x, matrices.mT, offs=ends)
-    parts = x.tensor_split(ends[:-1].tolist())
+    parts = x.split(ends.diff(prepend=ends.new_zeros(1)).tolist())
     return torch.cat([F.linear(part, matrix) for part, matrix in zip(parts, matrices, strict=True)])
 
 

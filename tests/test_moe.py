@@ -119,6 +119,19 @@ def test_grouped_without_pytorchs_kernel(monkeypatch):
     torch.testing.assert_close(moe.grouped(x, routing, gate_up, down), wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_grouped_is_naive_in_float64_which_pytorchs_kernel_does_not_take():
+    x, _, routing, gate_up, down = pieces(30, 16, 24, 8, 2, torch.float64)
+    torch.testing.assert_close(moe.grouped(x, routing, gate_up, down), moe.naive(x, routing, gate_up, down))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own, on autograd functions
+def test_a_mixture_compiles_in_float32_too():
+    net, idx = model(EXPERTS), ids(2, 16)
+    with torch.no_grad():
+        compiled = torch.compile(net, backend="aot_eager")
+        torch.testing.assert_close(compiled(idx), net(idx), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("f", [24, 6])  # the kernel's alignment, and not
 def test_grouped_is_naive_in_bfloat16(f):
     x, _, routing, gate_up, down = pieces(30, 16, f, 8, 2, torch.bfloat16)
