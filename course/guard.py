@@ -4,6 +4,8 @@ In the main thread of Linux and macOS an interval timer's signal raises TimeUp i
 loop swallows that. So each later alarm also traces the function and raises once more n lines on, where n grows from
 alarm to alarm: sooner or later it strikes outside of every `try`. The first one does not, so that `with` blocks close.
 None is raised in a callback of the garbage collector, which happens to run inside the function: it would be lost there.
+Where one is lost all the same, in a `__del__` or a weak reference's callback, Python's notice is left out: the next one
+is due soon.
 
 Elsewhere (Windows, other threads) the function runs in a thread of its own under sys.settrace. When its time is up, the
 trace function never returns, which nothing can swallow: the thread sleeps for ever, at no cost, and the caller goes on.
@@ -100,8 +102,13 @@ def _with_alarm(fn, args, seconds) -> tuple[Any, BaseException | None, list[Plac
             sys.settrace(trace)
         raise TimeUp
 
+    def on_lost(unraisable):
+        if not issubclass(unraisable.exc_type, TimeUp):
+            old_hook(unraisable)
+
     old_delay, old_interval = signal.setitimer(signal.ITIMER_REAL, 0)
     old_handler, old_trace, began = signal.signal(signal.SIGALRM, on_alarm), sys.gettrace(), time.monotonic()
+    old_hook, sys.unraisablehook = sys.unraisablehook, on_lost
     try:
         signal.setitimer(signal.ITIMER_REAL, max(seconds, INTERVAL_S), INTERVAL_S)
         value = fn(*args)
@@ -113,6 +120,7 @@ def _with_alarm(fn, args, seconds) -> tuple[Any, BaseException | None, list[Plac
         done = True
         signal.setitimer(signal.ITIMER_REAL, 0)  # this and the next line are C: nothing of theirs can be traced
         sys.settrace(old_trace)
+        sys.unraisablehook = old_hook
         signal.signal(signal.SIGALRM, old_handler or signal.SIG_DFL)
         if old_delay:
             left = max(old_delay - (time.monotonic() - began), 1e-3)

@@ -233,7 +233,7 @@ def test_a_wrong_name_is_answered_with_those_that_exist(name, words):
 CELLS = ["""
 from course import answer
 from course.lesson import check, hint, quiz
-answer.SECONDS = 0.3
+answer.SECONDS = 2
 kept = [1, 2, 3]
 check("start.text_nats")
 """, """

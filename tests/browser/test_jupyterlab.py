@@ -235,6 +235,15 @@ router_board(Transformer(preset("nano", vocab_size=tokenizer.vocab_size, n_layer
 """
 
 
+SURFACE = """
+from llmkit.plots.surface import loss_surface
+from llmkit.scaling import Law
+
+law = Law(E=0.5, A=150, B=6000, alpha=0.45, beta=0.62)
+loss_surface(law, [(n, d, law.loss(n, d)) for n in (1e5, 4e5) for d in (1e5, 1e6)])
+"""
+
+
 def test_a_widget_is_used_by_keyboard(browser, server):
     notebook = with_canary(new_notebook(cells=[new_code_cell(MOVIE), new_code_cell(CELL)]))
     with opened(browser, server, "widget.ipynb", notebook) as (page, left):
@@ -298,6 +307,15 @@ def test_clinic_desk_and_board_are_used_by_keyboard(browser, server):
         page.keyboard.press("ArrowDown")
         wait_until(page, lambda: "→ “embedding frozen”. Run A, step 40: no." in clinic.inner_text(), "answer")
         assert page.locator(".jp-Notebook .jp-Cell").count() == n_cells
+        assert exceptions(page) == [] and left == []
+
+
+def test_plotly_draws_the_surface_offline(browser, server):
+    notebook = with_canary(new_notebook(cells=[new_code_cell(SURFACE)]))
+    with opened(browser, server, "surface.ipynb", notebook) as (page, left):
+        chart = page.locator(".js-plotly-plot")
+        chart.locator(".gl-container canvas").first.wait_for(timeout=WAIT_S * 1000)
+        assert [name.strip() for name in chart.locator(".legendtext").all_inner_texts()] == ["runs", "best N and D"]
         assert exceptions(page) == [] and left == []
 
 
