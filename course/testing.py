@@ -15,6 +15,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from course.machine import cpu_count, memory_bytes
+
 ROOT = Path(__file__).resolve().parent.parent
 NETBLOCK = ROOT / "tests" / "netblock"
 CELL_TIMEOUT_S = 300
@@ -48,7 +50,7 @@ def plan(paths, quick: bool) -> list[Phase]:
         return ([Phase("tests", [*pytest, "--timeout=300", *others], one_thread)] if others else []) + (
             [Phase("lessons", [*lessons, *notebooks])] if notebooks else [])
     sources = [folder for folder in ("llmkit", "course", "tests", "lessons") if (ROOT / folder).exists()]
-    unit = [*pytest, "--timeout=300", "--ignore=tests/browser", "--ignore=tests/benchmarks", "tests"]
+    unit = [*pytest, *side_by_side(), "--timeout=300", "--ignore=tests/browser", "--ignore=tests/benchmarks", "tests"]
     unit += SLOW if quick else []
     phases = [Phase("lint", ["ruff", "check", *sources]), Phase("unit", unit, one_thread)]
     if not quick:
@@ -56,6 +58,12 @@ def plan(paths, quick: bool) -> list[Phase]:
         phases += [Phase("lessons", [*lessons, *map(str, notebooks)]),
                    Phase("browser", [*pytest, "--timeout=600", "tests/browser"])]
     return phases
+
+
+def side_by_side() -> list[str]:
+    """pytest's options to run files of tests in several processes: as many as cores and memory (2 GB each) allow."""
+    n = min(cpu_count(), 4, int(memory_bytes() / 2e9))
+    return ["-n", str(n), "--dist=loadfile"] if n > 1 else []
 
 
 def count(report: Path) -> Counter:

@@ -64,3 +64,14 @@ def test_the_full_plan_holds_every_lesson_and_the_canary_and_the_quick_one_none(
     notebooks = [testing.NETBLOCK / "canary.ipynb", *(testing.ROOT / "lessons").glob("*.ipynb")]
     assert set(map(str, notebooks)) <= arguments
     assert [phase.name for phase in testing.plan([], quick=True)] == ["lint", "unit"]
+
+
+@pytest.mark.parametrize(("cpus", "gigabytes", "options"), [
+    (1, 16, []), (2, 16, ["-n", "2", "--dist=loadfile"]), (64, 16, ["-n", "4", "--dist=loadfile"]), (8, 3, []),
+])
+def test_unit_tests_run_side_by_side_where_there_is_room(cpus, gigabytes, options, monkeypatch):
+    monkeypatch.setattr(testing, "cpu_count", lambda: cpus)
+    monkeypatch.setattr(testing, "memory_bytes", lambda: gigabytes * 10**9)
+    assert testing.side_by_side() == options
+    unit = {phase.name: phase.command for phase in testing.plan([], quick=True)}["unit"]
+    assert all(option in unit for option in options) and ("-n" in unit) == bool(options)
