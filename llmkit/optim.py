@@ -69,18 +69,27 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    update = self._muon(weight, group) if group["matrices"] else self._adamw(weight, group)
-                    weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            updates = self._muon(weights, group) if group["matrices"] else [self._adamw(w, group) for w in weights]
+            for weight, update in zip(weights, updates, strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
 
-    def _muon(self, weight, group):
+    def _muon(self, weights, group):
+        """The layers' matrices of one shape are orthogonalised as one stack: many small products take longer."""
+        updates = [self._ahead(weight, group["momentum"]) for weight in weights]
+        for shape in {weight.shape for weight in weights}:
+            same = [i for i, weight in enumerate(weights) if weight.shape == shape]
+            stack = orthogonalise(torch.stack([updates[i] for i in same]), dtype=group["compute_dtype"])
+            for i, update in zip(same, stack * (0.2 * math.sqrt(max(shape[-2:]))), strict=True):
+                updates[i] = update
+        return updates
+
+    def _ahead(self, weight, momentum):
         state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
-        state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-        ahead = weight.grad.lerp(state["momentum"], group["momentum"])  # Nesterov
-        return orthogonalise(ahead, dtype=group["compute_dtype"]) * (0.2 * math.sqrt(max(weight.shape[-2:])))
+        state["momentum"].lerp_(weight.grad, 1 - momentum)
+        return weight.grad.lerp(state["momentum"], momentum)  # Nesterov
 
     def _adamw(self, weight, group):
         state, (beta1, beta2) = self.state[weight], group["betas"]
