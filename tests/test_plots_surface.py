@@ -27,7 +27,7 @@ def numbers(values):
 
 
 def test_the_surface_is_the_law_and_the_points_are_the_runs(chart):
-    surface, runs, best = chart._repr_mimebundle_()["application/vnd.plotly.v1+json"]["data"]
+    surface, runs, best = chart.bundles()[1]["application/vnd.plotly.v1+json"]["data"]
     n, d, z = (numbers(surface[axis]) for axis in "xyz")
     np.testing.assert_allclose(z, [[LAW.loss(size, text) for size in n] for text in d])
     assert n.min() == pytest.approx(1e4 / 8) and d.max() == pytest.approx(8 * 8e5)
@@ -37,14 +37,15 @@ def test_the_surface_is_the_law_and_the_points_are_the_runs(chart):
 
 
 def test_the_bundle_is_whole_and_asks_nobody_for_anything(chart):
-    bundle = chart._repr_mimebundle_()
-    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
-    assert "http" not in json.dumps(bundle["application/vnd.plotly.v1+json"])
+    still, live = chart.bundles()
+    assert base64.b64decode(still["image/png"]).startswith(b"\x89PNG")
+    assert live.keys() == {"application/vnd.plotly.v1+json", "text/plain"}  # beside a PNG JupyterLab would not draw it
+    assert "http" not in json.dumps(live)
     low, high = (f"{LAW.loss(n, d):.2f}" for n, d in ((3.2e5, 6.4e6), (1250, 12_500)))
-    assert f"from {high} to {low} nats/token; 4 runs" in bundle["text/plain"]
+    assert f"from {high} to {low} nats/token; 4 runs" in still["text/plain"]
 
 
 def test_a_law_whose_best_path_lies_elsewhere_has_none_on_the_surface():
     law = Law(E=1.0, A=1e-9, B=300.0, alpha=0.3, beta=0.4)  # size hardly counts: the best models are tiny
-    best = loss_surface(law, RUNS)._repr_mimebundle_()["application/vnd.plotly.v1+json"]["data"][2]
+    best = loss_surface(law, RUNS).bundles()[1]["application/vnd.plotly.v1+json"]["data"][2]
     assert len(numbers(best["x"])) == 0

@@ -10,30 +10,36 @@ from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
+from IPython.display import display
 from matplotlib.figure import Figure
 
 from llmkit.plots import NEXT, TRUTH, short
 from llmkit.scaling import Law
 
+TURN = "(Here a running notebook has the surface, to be turned.)"
 FINE = 40  # sizes, and amounts of text, at which the surface is drawn
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One MIME bundle: what Plotly draws in a notebook, offline too, a PNG for everywhere else, and a text."""
+    """A map as a PNG for everywhere, and below it what Plotly draws in a running notebook, offline too. Two outputs: of
+    one with both JupyterLab would show the PNG alone."""
 
     live: go.Figure
     still: Figure
     said: str
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+    def bundles(self) -> list[dict]:
         png = io.BytesIO()
         self.still.savefig(png, format="png", dpi=100)
-        return {
-            "application/vnd.plotly.v1+json": json.loads(self.live.to_json()),
-            "image/png": base64.b64encode(png.getvalue()).decode(),
-            "text/plain": self.said,
-        }
+        return [
+            {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": self.said},
+            {"application/vnd.plotly.v1+json": json.loads(self.live.to_json()), "text/plain": TURN},
+        ]
+
+    def _ipython_display_(self) -> None:
+        for bundle in self.bundles():
+            display(bundle, raw=True)
 
 
 def loss_surface(law: Law, runs: Sequence[tuple[float, float, float]]) -> Chart:
